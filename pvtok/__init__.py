@@ -1,0 +1,1 @@
+"""pvtok: video to compact predictive latents, and back."""

@@ -1,0 +1,143 @@
+"""Typed model configurations and the named presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pvtok.errors import CheckpointError, UsageError
+
+Padding = Literal["learnable", "gaussian"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that shapes a PV-VAE (paper, section "Architecture"; widths are ours).
+
+    Levels run from the pixels to the latents. Between two levels lies a halving of height and
+    width; the first two halve time as well. `patch_size` > 1 folds that many pixels a side into
+    channels first, and takes the place of space-only halvings.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    """Channels of each level."""
+    encoder_blocks: tuple[int, ...]
+    decoder_blocks: tuple[int, ...]
+    """Residual blocks of each level."""
+    temporal_taps: tuple[int, ...]
+    """Filter length in time of each level's blocks: 3, or 1 where a level works frame by frame."""
+    patch_size: int = 1
+    latent_channels: int = 64
+    residual_shortcuts: bool = True
+    """Parameter-free space-to-depth shortcuts around down- and upsampling (Chen et al. 2024,
+    "Deep Compression Autoencoder", arXiv 2410.10733)."""
+    patch_shortcut: bool = False
+    """A linear map from whole 4x16x16 blocks to the latent level and back, beside the
+    convolutions. Set to a principal component basis it makes an untrained model a linear
+    transform codec."""
+    attention: bool = False
+    """Per-frame self-attention at the latent level."""
+    padding: Padding = "learnable"
+    """What stands for latents that are to be predicted (paper: learnable beats Gaussian)."""
+    training_frames: int = 17
+    """Clip length the model was trained on; predictions further out are rolled out."""
+    latent_mean: tuple[float, ...] | None = None
+    latent_std: tuple[float, ...] | None = None
+    """Per-channel statistics of the posterior mean over training data, for normalised reads."""
+    norm_eps: float = 1e-6
+
+    temporal_ratio = 4
+    spatial_ratio = 16
+
+    def __post_init__(self) -> None:
+        if self.patch_size not in (1, 2, 4):
+            raise UsageError(f"patch_size = {self.patch_size}", fix="Use 1, 2 or 4.")
+        levels = len(self.strides) + 1
+        for field in ("widths", "encoder_blocks", "decoder_blocks", "temporal_taps"):
+            value = getattr(self, field)
+            if len(value) != levels or not all(isinstance(v, int) and v >= 0 for v in value):
+                raise UsageError(
+                    f"{field} = {value}", why=f"patch_size {self.patch_size} has {levels} levels"
+                )
+        if min(self.widths) < 1 or self.latent_channels < 1:
+            raise UsageError(f"widths = {self.widths}, latent_channels = {self.latent_channels}")
+        if self.patch_shortcut and self.widths[-1] < self.latent_channels:
+            raise UsageError(
+                f"the last width is {self.widths[-1]}",
+                why=f"patch_shortcut needs at least latent_channels = {self.latent_channels}",
+            )
+        if not set(self.temporal_taps) <= {1, 3}:
+            raise UsageError(f"temporal_taps = {self.temporal_taps}", fix="Use 1 and 3.")
+        if self.padding not in ("learnable", "gaussian"):
+            raise UsageError(f"padding = {self.padding!r}", fix="Use 'learnable' or 'gaussian'.")
+        for field in ("latent_mean", "latent_std"):
+            value = getattr(self, field)
+            if value is not None and len(value) != self.latent_channels:
+                raise UsageError(f"{field} has {len(value)} values for {self.latent_channels}")
+
+    @property
+    def strides(self) -> tuple[tuple[int, int, int], ...]:
+        """(time, height, width) stride between one level and the next."""
+        space_only = {1: 2, 2: 1, 4: 0}[self.patch_size]
+        return ((2, 2, 2),) * 2 + ((1, 2, 2),) * space_only
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; `from_dict` reads it back."""
+        return {
+            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Read a configuration, strictly.
+
+        Raises:
+            CheckpointError: keys are unknown or missing, or values do not fit.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        required = {n for n, f in fields.items() if f.default is dataclasses.MISSING}
+        missing = sorted(required - set(values))
+        if unknown or missing:
+            raise CheckpointError(
+                "the model configuration does not fit",
+                why=f"unknown keys {unknown}, missing keys {missing}",
+                fix="It may come from another version of pvtok.",
+            )
+        try:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except (TypeError, UsageError) as error:
+            raise CheckpointError("the model configuration does not fit", why=str(error)) from error
+
+
+PRESETS: dict[str, ModelConfig] = {
+    # Runs on any CPU: most of its work is done at the latent level, on top of the linear transform.
+    "tiny": ModelConfig(
+        name="tiny",
+        widths=(48, 96, 192),
+        encoder_blocks=(1, 1, 1),
+        decoder_blocks=(1, 1, 3),
+        temporal_taps=(1, 3, 3),
+        patch_size=4,
+        patch_shortcut=True,
+    ),
+    "base": ModelConfig(
+        name="base",
+        widths=(96, 192, 384, 384),
+        encoder_blocks=(1, 2, 2, 2),
+        decoder_blocks=(2, 2, 3, 3),
+        temporal_taps=(3, 3, 3, 3),
+        patch_size=2,
+        attention=True,
+    ),
+    "paper": ModelConfig(
+        name="paper",
+        widths=(96, 192, 384, 768, 768),
+        encoder_blocks=(2, 2, 2, 4, 4),
+        decoder_blocks=(3, 3, 3, 5, 5),
+        temporal_taps=(3, 3, 3, 3, 3),
+        attention=True,
+    ),
+}

@@ -1,0 +1,98 @@
+"""What every level is built of: causal convolution, norm, residual block, per-frame attention."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvtok.kernels import causal_conv3d, next_past, rms_norm
+from pvtok.model.stream import Stream, StreamModule
+
+
+class CausalConv3d(StreamModule):
+    """Convolution over space (zero-padded) and the past.
+
+    With stride 2 in time, a stream of `1 + 2m` frames becomes `1 + m`: outputs end at frames
+    0, 2, 4, ...
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        taps: tuple[int, int, int],
+        stride: tuple[int, int, int] = (1, 1, 1),
+    ) -> None:
+        super().__init__()
+        self.taps, self.stride = taps, stride
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *taps))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+
+    def zero_(self) -> CausalConv3d:
+        """Start as the zero function, so that a residual branch starts as the identity."""
+        nn.init.zeros_(self.weight)
+        return self
+
+    def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
+        kt, st = self.taps[0], self.stride[0]
+        past = stream.past(self, kt - 1, x_BCTHW) if kt > 1 else x_BCTHW[:, :, :0]
+        if kt > st:
+            stream.keep(self, next_past(x_BCTHW, past, kt, st))
+        return causal_conv3d(x_BCTHW, past, self.weight, self.bias, self.stride)
+
+
+class RMSNorm(nn.Module):
+    """RMS norm over channels, per position, with a learned gain."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.eps = eps
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return rms_norm(x_BCTHW, self.gain, self.eps)
+
+
+class ResBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))); starts as the identity."""
+
+    def __init__(self, channels: int, temporal_taps: int, eps: float) -> None:
+        super().__init__()
+        taps = (temporal_taps, 3, 3)
+        self.norm1 = RMSNorm(channels, eps)
+        self.conv1 = CausalConv3d(channels, channels, taps)
+        self.norm2 = RMSNorm(channels, eps)
+        self.conv2 = CausalConv3d(channels, channels, taps).zero_()
+
+    def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x_BCTHW)), stream)
+        return x_BCTHW + self.conv2(F.silu(self.norm2(h)), stream)
+
+
+class FrameAttention(nn.Module):
+    """Self-attention among the positions of one frame; frames do not see each other."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.heads = max(1, channels // 64)
+        self.norm = RMSNorm(channels, eps)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
+        B, C, T, H, W = x_BCTHW.shape
+        tokens = self.norm(x_BCTHW).permute(0, 2, 3, 4, 1).reshape(B * T, H * W, C)
+        qkv = self.qkv(tokens).view(B * T, H * W, 3, self.heads, C // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B * T, H * W, C)
+        y = self.out(y).view(B, T, H, W, C).permute(0, 4, 1, 2, 3)
+        return x_BCTHW + y
+
+
+def level_blocks(channels: int, blocks: int, temporal_taps: int, eps: float) -> nn.ModuleList:
+    """The residual blocks of one level."""
+    return nn.ModuleList(ResBlock(channels, temporal_taps, eps) for _ in range(blocks))

@@ -1,0 +1,65 @@
+"""PV-VAE: encoder, decoder and the padding that stands for what is to be predicted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pvtok.configs import ModelConfig
+from pvtok.model.decoder import Decoder
+from pvtok.model.encoder import Encoder
+from pvtok.model.posterior import Posterior
+from pvtok.model.resample import Upsample
+from pvtok.model.stream import State
+
+
+class PVVAE(nn.Module):
+    """Causal video autoencoder that reconstructs what it saw and predicts what it did not.
+
+    "Video Generation with Predictive Latents", arXiv 2605.02134.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        if config.padding == "learnable":
+            self.padding_token = nn.Parameter(torch.zeros(config.latent_channels))
+
+    def encode_step(self, x_BCTHW: Tensor, state: State | None = None) -> tuple[Posterior, State]:
+        """Frames `[B, 3, T, H, W]` in [-1, 1] -> posterior `[B, C, t, H/16, W/16]`, next state."""
+        moments, state = self.encoder(x_BCTHW, state)
+        return Posterior.from_moments(moments), state
+
+    def decode_step(self, z_BCTHW: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Latents `[B, C, t, h, w]` -> frames `[B, 3, T, 16h, 16w]`, next state."""
+        x, state = self.decoder(z_BCTHW, state)
+        return x, state
+
+    def padding_latents(
+        self, like_BCTHW: Tensor, groups: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Latents that hold no information on the input: `[B, C, groups, h, w]`.
+
+        The learned token at every position, or standard normal noise (paper, section "Predictive
+        reconstruction").
+        """
+        B, C, _, h, w = like_BCTHW.shape
+        if self.config.padding == "learnable":
+            token = self.padding_token.to(like_BCTHW.dtype)
+            return token.view(1, C, 1, 1, 1).expand(B, C, groups, h, w)
+        return torch.randn(
+            (B, C, groups, h, w),
+            generator=generator,
+            device=like_BCTHW.device,
+            dtype=like_BCTHW.dtype,
+        )
+
+    def prepare_inference(self) -> PVVAE:
+        """Freeze and apply the exact inference-time rewrites. Returns itself."""
+        self.eval().requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, Upsample):
+                module.fold()
+        return self

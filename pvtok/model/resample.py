@@ -1,0 +1,146 @@
+"""Between levels: strided downsampling, folded upsampling, and their parameter-free shortcuts.
+
+Time is cut as `1 + 2m` frames <-> `1 + m`: the first frame of a stream stands alone, so a first
+chunk is completed by repeating its first frame (down) or loses its first output (up).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pvtok.kernels import fold_upsample_weight, next_past, upsample_conv, upsample_conv_folded
+from pvtok.model.layers import CausalConv3d
+from pvtok.model.stream import Stream, StreamModule
+
+Stride = tuple[int, int, int]
+
+
+def space_to_depth(x_BCTHW: Tensor, block: Stride) -> Tensor:
+    """`[B, C, T, H, W]` -> `[B, C * bt*bh*bw, T/bt, H/bh, W/bw]`, channels ordered (C, t, y, x)."""
+    B, C, T, H, W = x_BCTHW.shape
+    bt, bh, bw = block
+    x = x_BCTHW.reshape(B, C, T // bt, bt, H // bh, bh, W // bw, bw)
+    x = x.permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(B, C * bt * bh * bw, T // bt, H // bh, W // bw)
+
+
+def depth_to_space(x_BCTHW: Tensor, block: Stride) -> Tensor:
+    """The inverse of `space_to_depth`."""
+    B, C, T, H, W = x_BCTHW.shape
+    bt, bh, bw = block
+    x = x_BCTHW.reshape(B, C // (bt * bh * bw), bt, bh, bw, T, H, W)
+    x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(B, C // (bt * bh * bw), T * bt, H * bh, W * bw)
+
+
+def fill_first_group(x_BCTHW: Tensor, frames_per_group: int, stream: Stream) -> Tensor:
+    """Repeat a stream's first frame so that it makes a whole group of its own."""
+    if not stream.first or frames_per_group == 1:
+        return x_BCTHW
+    first = x_BCTHW[:, :, :1].expand(-1, -1, frames_per_group - 1, -1, -1)
+    return torch.cat([first, x_BCTHW], dim=2)
+
+
+def cut_first_group(x_BCTHW: Tensor, frames_per_group: int, stream: Stream) -> Tensor:
+    """Drop what `fill_first_group` stood for: of a stream's first group only the last frame is."""
+    return x_BCTHW[:, :, frames_per_group - 1 :] if stream.first else x_BCTHW
+
+
+class Downsample(nn.Module):
+    """Strided causal convolution, plus the channel average of space-to-depth."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: Stride, *, shortcut: bool
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.out_channels = out_channels
+        taps = (3 if stride[0] == 2 else 1, 3, 3)
+        self.conv = CausalConv3d(in_channels, out_channels, taps, stride)
+        volume = stride[0] * stride[1] * stride[2]
+        if shortcut and in_channels * volume % out_channels:
+            raise ValueError(f"{in_channels} * {volume} channels do not average to {out_channels}")
+        self.shortcut = shortcut
+
+    def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
+        y = self.conv(x_BCTHW, stream)
+        if not self.shortcut:
+            return y
+        x = space_to_depth(fill_first_group(x_BCTHW, self.stride[0], stream), self.stride)
+        return y + x.unflatten(1, (self.out_channels, -1)).mean(2)
+
+
+class Upsample(StreamModule):
+    """Nearest x2 and causal convolution, folded, plus the depth-to-space of repeated channels."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: Stride, *, shortcut: bool
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        taps = 3 if stride[0] == 2 else 1
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, taps, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+        volume = stride[0] * stride[1] * stride[2]
+        if shortcut and out_channels * volume % in_channels:
+            raise ValueError(f"{in_channels} channels do not repeat to {out_channels} * {volume}")
+        self.repeats = out_channels * volume // in_channels if shortcut else 0
+        self.plain = False
+        """Run the unfolded definition instead (tests compare the two)."""
+        self._folded: Tensor | None = None
+
+    def fold(self) -> None:
+        """Fold the weights once, for inference."""
+        self._folded = fold_upsample_weight(self.weight.detach())
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        self._folded = None  # moving or casting the module makes the folded copy stale
+        return super()._apply(fn, recurse)
+
+    def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
+        temporal = self.stride[0] == 2
+        past = stream.past(self, 1, x_BCTHW) if temporal else x_BCTHW[:, :, :0]
+        if temporal:
+            stream.keep(self, next_past(x_BCTHW, past, 2, 1))
+        if self.plain:
+            y = upsample_conv(x_BCTHW, past, self.weight, self.bias)
+        else:
+            folded = self._folded
+            if folded is None:  # training: folding is cheap and gradients go through it
+                folded = fold_upsample_weight(self.weight)
+            y = upsample_conv_folded(x_BCTHW, past, folded, self.bias)
+        if self.repeats:
+            y = y + depth_to_space(x_BCTHW.repeat_interleave(self.repeats, dim=1), self.stride)
+        return cut_first_group(y, self.stride[0], stream)
+
+
+class PatchEmbed(nn.Module):
+    """Linear map from whole `pt x ps x ps` blocks of pixels to one vector per latent position.
+
+    A stream's first frame is a block of itself, repeated.
+    """
+
+    def __init__(self, block: Stride, channels: int) -> None:
+        super().__init__()
+        self.block = block
+        self.linear = nn.Linear(3 * block[0] * block[1] * block[2], channels)
+
+    def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
+        blocks = space_to_depth(fill_first_group(x_BCTHW, self.block[0], stream), self.block)
+        y: Tensor = self.linear(blocks.movedim(1, -1))
+        return y.movedim(-1, 1)
+
+
+class PatchHead(nn.Module):
+    """The way back: one vector per latent position to a whole block of pixels."""
+
+    def __init__(self, block: Stride, channels: int) -> None:
+        super().__init__()
+        self.block = block
+        self.linear = nn.Linear(channels, 3 * block[0] * block[1] * block[2])
+
+    def forward(self, h_BCTHW: Tensor, stream: Stream) -> Tensor:
+        blocks = self.linear(h_BCTHW.movedim(1, -1)).movedim(-1, 1)
+        return cut_first_group(depth_to_space(blocks, self.block), self.block[0], stream)

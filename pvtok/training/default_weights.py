@@ -1,0 +1,245 @@
+"""Make the weights that ship as `tiny`.
+
+    python -m pvtok.training.default_weights --data VIDEOS --work FOLDER --minutes 120
+
+Start as the linear transform (`training/linear.py`), then two stages: predictive reconstruction,
+and a fine-tuning of the decoder with the encoder frozen and mostly nothing dropped (paper, stages 2
+and 3; image pretraining is what the linear start stands for). The schedule runs on time spent
+training, so that one command fits any machine; steps taken are printed and kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pvtok import checkpoint
+from pvtok.configs import PRESETS, ModelConfig
+from pvtok.model import PVVAE
+from pvtok.training.clips import RandomCrops, cache_clips
+from pvtok.training.linear import PatchPCA, fit_patch_pca, start_linear
+from pvtok.training.objective import ObjectiveConfig, draw_dropped_groups, predictive_loss
+
+FINE_TUNING_FROM = 0.7
+"""Share of the time after which the encoder is frozen."""
+PREDICTIVE_SHARE_IN_FINE_TUNING = 0.3
+"""The paper drops nothing here; some prediction is kept so that `pvtok predict` stays good."""
+HELD_OUT_EVERY = 25
+"""One clip in so many is never trained on and watches progress."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of videos")
+    parser.add_argument("--work", type=Path, required=True, help="cache, log and checkpoints")
+    parser.add_argument("--minutes", type=float, required=True, help="training time in all")
+    parser.add_argument("--frames", type=int, default=17)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--max-drop-ratio", type=float, default=0.5)
+    parser.add_argument("--difference-weight", type=float, default=0.25)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    Run(args).train()
+
+
+class Run:
+    """One resumable training run in one folder."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        files = cache_clips(args.data, args.work / "cache", short_side=256, max_frames=120)
+        self.held_out = files[::HELD_OUT_EVERY]
+        self.files = [f for i, f in enumerate(files) if i % HELD_OUT_EVERY]
+        self.config = PRESETS["tiny"]
+        self.objective = ObjectiveConfig(
+            max_drop_ratio=args.max_drop_ratio, difference_weight=args.difference_weight
+        )
+        torch.manual_seed(args.seed)
+        self.model = PVVAE(self.config)
+        self._start()
+        self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
+        linear = [p for n, p in self.model.named_parameters() if ".linear." in n]
+        other = [p for n, p in self.model.named_parameters() if ".linear." not in n]
+        # The linear maps start at their optimum and hold small weights: a tenth of the rate.
+        self.optimizer = torch.optim.AdamW(
+            [{"params": other, "scale": 1.0}, {"params": linear, "scale": 0.1}],
+            lr=args.lr,
+            betas=(0.9, 0.98),
+            weight_decay=1e-3,
+        )
+        self.step, self.seconds = 0, 0.0
+        self.resume_file = args.work / "resume.pt"
+        if self.resume_file.exists():
+            saved = torch.load(self.resume_file, weights_only=True)
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.average, self.step, self.seconds = saved["average"], saved["step"], saved["seconds"]
+
+    def _start(self) -> None:
+        pca_file = self.args.work / "pca.pt"
+        block = (
+            self.config.temporal_ratio,
+            self.config.spatial_ratio,
+            self.config.spatial_ratio,
+        )
+        if not pca_file.exists():
+            clips = (np.load(f) for f in self.files)
+            pca = fit_patch_pca(clips, block, self.config.widths[-1], 2000, self.args.seed)
+            torch.save(pca, pca_file)
+        with torch.serialization.safe_globals([PatchPCA]):
+            start_linear(self.model, torch.load(pca_file, weights_only=True))
+
+    def train(self) -> None:
+        args = self.args
+        crops = RandomCrops(self.files, args.frames, args.size, args.seed + self.step)
+        generator = torch.Generator().manual_seed(args.seed + self.step)
+        groups = 1 + (args.frames - 1) // self.config.temporal_ratio
+        sums, since, saved = np.zeros(3), 0, time.monotonic()
+        self.report()
+        while self.seconds < 60 * args.minutes:
+            begun = time.monotonic()
+            progress = self.seconds / (60 * args.minutes)
+            fine_tuning = progress >= FINE_TUNING_FROM
+            if fine_tuning:
+                self.model.encoder.requires_grad_(False)
+            dropped = draw_dropped_groups(groups, self.objective.max_drop_ratio, generator)
+            if fine_tuning and torch.rand((), generator=generator) > PREDICTIVE_SHARE_IN_FINE_TUNING:
+                dropped = 0
+            rate = learning_rate(progress, self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = args.lr * rate * group["scale"]
+            with torch.autocast("cpu", torch.bfloat16):
+                losses = predictive_loss(
+                    self.model, crops.batch(args.batch), dropped, self.objective, generator
+                )
+            losses.total.backward()
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
+            if not math.isfinite(float(norm)):
+                raise SystemExit(f"step {self.step}: gradient norm {norm}; see {args.work}")
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._average(min(0.999, (1 + self.step) / (10 + self.step)))
+            self.step += 1
+            self.seconds += time.monotonic() - begun
+            sums += [float(v.detach()) for v in (losses.mse, losses.difference, losses.kl)]
+            since += 1
+            if time.monotonic() - saved > 300:
+                print(f"step {self.step} {progress:.0%} losses {sums / since}", file=sys.stderr)
+                self.report()
+                self.save()
+                sums, since, saved = np.zeros(3), 0, time.monotonic()
+        self.finish()
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        values = self.model.state_dict()
+        torch._foreach_lerp_(
+            list(self.average.values()), [values[k] for k in self.average], 1 - decay
+        )
+
+    def averaged(self, config: ModelConfig | None = None) -> PVVAE:
+        model = PVVAE(config or self.config)
+        model.load_state_dict(self.average)
+        return model.prepare_inference()
+
+    @torch.inference_mode()
+    def report(self) -> None:
+        """PSNR on held-out training clips: reconstruction of 33 frames; 8 frames from 9."""
+        model = self.averaged()
+        rows = []
+        for file in self.held_out:
+            x = centre(np.load(file)[:33])
+            z = model.encode_step(x[:, :, :33])[0].mean
+            y, _ = model.decode_step(z)
+            padded = torch.cat([z[:, :, :3], model.padding_latents(z, 2)], dim=2)
+            future, _ = model.decode_step(padded)
+            truth = x[:, :, 9:17]
+            rows.append(
+                (
+                    psnr(x, y[:, :, : x.shape[2]]),
+                    psnr(truth, future[:, :, 9:17]),
+                    psnr(truth, x[:, :, 8:9].expand_as(truth)),
+                )
+            )
+        names = ("psnr", "predicted", "copy_last")
+        row = {"step": self.step, "seconds": round(self.seconds)}
+        row |= {n: round(float(v), 3) for n, v in zip(names, np.mean(rows, 0), strict=True)}
+        print(json.dumps(row), file=sys.stderr)
+        with (self.args.work / "log.jsonl").open("a") as log:
+            log.write(json.dumps(row) + "\n")
+
+    def save(self) -> None:
+        scratch = self.resume_file.with_suffix(".tmp")
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average,
+                "step": self.step,
+                "seconds": self.seconds,
+            },
+            scratch,
+        )
+        scratch.rename(self.resume_file)
+
+    @torch.inference_mode()
+    def finish(self) -> None:
+        """Write the averaged weights in fp16, with the latents' statistics over training clips."""
+        self.report()
+        self.save()
+        model = self.averaged()
+        total, square, count = 0.0, 0.0, 0
+        for file in self.files:
+            x = centre(np.load(file)[:33])
+            z = model.encode_step(x)[0].mean.double()
+            total = total + z.sum((0, 2, 3, 4))
+            square = square + z.square().sum((0, 2, 3, 4))
+            count += z[:, 0].numel()
+        mean: Tensor = total / count  # type: ignore[assignment]
+        std = (square / count - mean.square()).sqrt()
+        fields = self.config.to_dict() | {
+            "latent_mean": [round(v, 5) for v in mean.tolist()],
+            "latent_std": [round(v, 5) for v in std.tolist()],
+        }
+        saved = checkpoint.save(
+            self.averaged(ModelConfig.from_dict(fields)),
+            self.args.work / "tiny",
+            dtype=torch.float16,
+            overwrite=True,
+        )
+        print(f"{saved.folder} {saved.sha256} after {self.step} steps", file=sys.stderr)
+
+
+def learning_rate(progress: float, step: int) -> float:
+    """Linear warm-up over 200 steps, cosine to a twentieth."""
+    cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return min(1.0, (step + 1) / 200) * cosine
+
+
+def centre(frames: np.ndarray, size: int = 256) -> Tensor:
+    """Centre crop, `[1, 3, T, size, size]` in [-1, 1], T cut to whole groups."""
+    T, H, W, _ = frames.shape
+    T = 1 + (T - 1) // 4 * 4
+    y, x = (H - size) // 2, (W - size) // 2
+    crop = np.ascontiguousarray(frames[:T, y : y + size, x : x + size])
+    return torch.from_numpy(crop).permute(3, 0, 1, 2).float()[None] / 127.5 - 1.0
+
+
+def psnr(x: Tensor, y: Tensor) -> float:
+    """Mean over frames of per-frame PSNR, dB, for values in [-1, 1]."""
+    mse = (y.clamp(-1, 1) - x).square().mean((0, 1, 3, 4))
+    return float((10 * torch.log10(4 / mse)).mean())
+
+
+if __name__ == "__main__":
+    main()
