@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import get_args
+
+import ffmpeg
 
 from pvtok.errors import VideoError
 from pvtok.video.info import ColorRange
@@ -19,8 +20,6 @@ _TAGS = {
 }
 MATRICES = tuple(_TAGS)
 """Colour matrices that can be asked for."""
-
-COLOR_RANGES: tuple[ColorRange, ...] = get_args(ColorRange)
 
 _RGB = re.compile(r"(?:rgb|bgr|gbr|argb|abgr|0rgb|0bgr|pal8|x2rgb|x2bgr)")
 _GRAY = re.compile(r"(?:gray|ya8|ya16|mono)")
@@ -94,8 +93,24 @@ def from_rgb(width: int, height: int, matrix: str) -> dict[str, str | int]:
     }
 
 
-def output_tags(matrix: str) -> dict[str, str]:
-    """Output options that tag a stream with what `from_rgb` made of it."""
-    # Without a transfer and primaries of its own, BT.601 is what a 525-line system says it is.
+def tags(matrix: str) -> dict[str, str]:
+    """Arguments of ffmpeg's `setparams` filter that tag frames with what `from_rgb` made."""
+    # The 525-line system's tag for BT.601, with its own primaries and transfer.
     tag = {"bt709": "bt709", "bt601": "smpte170m"}[matrix]
-    return {"colorspace": tag, "color_primaries": tag, "color_trc": tag, "color_range": "tv"}
+    return {"range": "tv", "colorspace": tag, "color_primaries": tag, "color_trc": tag}
+
+
+def tonemapped(
+    video: ffmpeg.nodes.FilterableStream, transfer: str
+) -> ffmpeg.nodes.FilterableStream:
+    """The video brought from BT.2020 colours, and PQ or HLG if it has it, to BT.709 SDR."""
+    source = {"pin": "bt2020", "min": "bt2020nc"}
+    target = {"p": "bt709", "m": "bt709", "t": "bt709", "r": "limited"}
+    if transfer not in _HDR_TRANSFERS:
+        return video.filter("zscale", **source, **target).filter("format", "yuv444p")
+    # The customary chain: linear light with 100 nits as white, gamut to BT.709, a filmic curve,
+    # and back to a display curve. `desat=0` keeps the hue of bright colours.
+    video = video.filter("zscale", **source, tin=transfer, t="linear", npl=100)
+    video = video.filter("format", "gbrpf32le").filter("zscale", p="bt709")
+    video = video.filter("tonemap", tonemap="hable", desat=0)
+    return video.filter("zscale", **target).filter("format", "yuv444p")

@@ -38,6 +38,8 @@ class VideoInfo:
         has_audio: there is a sound stream.
         audio_codec: ffmpeg's name of the first sound stream's coding, "" without one.
         video_streams: how many there are; the first is read.
+        container: ffmpeg's name of the container, such as "mov,mp4,m4a,3gp,3g2,mj2".
+        start: seconds from the container's start to the first frame.
         kind: a video, an image folder (or single image), or a GIF.
     """
 
@@ -63,4 +65,6 @@ class VideoInfo:
     has_audio: bool = False
     audio_codec: str = ""
     video_streams: int = 1
+    container: str = ""
+    start: float = 0.0
     kind: Kind = "video"

@@ -17,7 +17,7 @@ def local_url(path: Path) -> str:
     Absolute and behind "file:", so that names with a leading dash, a colon ("http:x", "concat:x")
     or a "%d" are what they are for every other program: names.
     """
-    return "file:" + os.path.abspath(path)
+    return f"file:{path.absolute()}"
 
 
 def shown(path: str | Path) -> str:
@@ -29,7 +29,21 @@ def shown(path: str | Path) -> str:
 def one_line(text: str, limit: int = 300) -> str:
     """Text from elsewhere (a program's output) made fit for one line of a message."""
     clean = "".join(c if c.isprintable() else " " for c in text)
-    return re.sub(r" +", " ", clean).strip()[:limit]
+    return re.sub(r" +", " ", clean)[:limit].strip(" .")
+
+
+def check_name(path: str | Path) -> None:
+    """Refuse a name whose bytes are not text: it cannot be told to ffmpeg by way of a graph.
+
+    Raises:
+        VideoError: with the name escaped in it.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise VideoError(
+            f"cannot use {shown(path)}", why="its name is not UTF-8", fix="Rename it."
+        ) from error
 
 
 def input_file(path: str | Path) -> Path:
@@ -40,6 +54,7 @@ def input_file(path: str | Path) -> Path:
         CorruptVideoError: a file of no bytes.
     """
     source = Path(path)
+    check_name(path)
     try:
         status = source.stat()
         if source.is_file():

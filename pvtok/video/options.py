@@ -17,8 +17,8 @@ class ReadOptions:
         size: pixels of the shorter side after scaling (the longer one keeps the proportion,
             rounded to a pixel); None keeps the size.
         crop: cut the centre `size` x `size` out.
-        start: seconds to skip from the start of the file.
-        duration: seconds to read; None reads to the end.
+        start: seconds after the first frame at which to begin: with the first frame not earlier.
+        duration: seconds to read: the frames that begin within them; None reads to the end.
         max_frames: stop after this many frames.
         fps: resample to this rate, by repeating and dropping frames; None keeps every frame once.
         color_matrix: read YUV as "bt709", "bt601", ... whatever the file says.

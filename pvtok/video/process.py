@@ -1,16 +1,18 @@
-"""Running ffmpeg: no shell, no terminal, nothing left behind, and its words kept for the message."""
+"""Running ffmpeg: no shell, no terminal, nothing left behind, and its last words kept."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import IO, NamedTuple, Self
+from typing import IO, NamedTuple, Self, cast
 
 from pvtok.video.names import one_line
 
@@ -23,7 +25,7 @@ _ERROR_LEVELS = ("panic", "fatal", "error")
 # Lines by which ffmpeg sums up what an earlier line said better.
 _SUMMARIES = re.compile(
     r"Error opening (input|output)|Conversion failed|Task finished with error|"
-    r"Terminating thread|Nothing was written|Error (while )?(filtering|closing)|"
+    r"Terminating thread|Nothing was written|Error (while )?(filtering|closing|binding|opening)|"
     r"Failed to set value|Error parsing"
 )
 
@@ -96,14 +98,15 @@ class Process:
         return self._drain.is_alive()
 
     def _read_log(self) -> None:
-        assert self._popen.stderr is not None
-        # Lines of any length are cut, so that a hostile file cannot fill our memory.
-        while raw := self._popen.stderr.readline(4096):
-            line = parse_line(raw)
-            if line.is_error:
-                self._errors.append(line)
-            if self._on_line is not None:
-                self._on_line(line)
+        # Unbuffered pipes are raw, which the type stubs do not know.
+        with io.BufferedReader(cast(io.RawIOBase, self._popen.stderr)) as log:
+            # Lines of any length are cut, so that a hostile file cannot fill our memory.
+            while raw := log.readline(4096):
+                line = parse_line(raw)
+                if line.is_error:
+                    self._errors.append(line)
+                if self._on_line is not None:
+                    self._on_line(line)
 
     def wait(self) -> int:
         """Exit status, once ffmpeg has ended and its log is read to the end."""
@@ -114,11 +117,19 @@ class Process:
         self._drain.join()
         return status
 
-    def cause(self) -> str:
-        """The last line of the log that says why ffmpeg failed, as one line."""
+    def cause(self, status: int = 0) -> str:
+        """Why ffmpeg failed, on one line: the last line of its log that tells.
+
+        Args:
+            status: as `wait` gave it; a signal that ended ffmpeg is named if the log is silent.
+        """
         texts = [one_line(line.text) for line in self._errors]
         telling = [t for t in texts if not _SUMMARIES.match(t)] or texts
-        return f"ffmpeg: {telling[-1]}" if telling else "ffmpeg failed without a message"
+        if telling:
+            return f"ffmpeg: {telling[-1]}"
+        if status < 0:
+            return f"ffmpeg was ended by a signal: {signal.strsignal(-status)}"
+        return "ffmpeg failed without a message"
 
     def close(self) -> None:
         """Kill ffmpeg if it runs, and release every pipe and thread. Safe to call again."""
