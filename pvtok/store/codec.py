@@ -24,9 +24,12 @@ Half = NDArray[np.float16]
 
 LITTLE_HALF = np.dtype("<f2")
 
-BYTES_CODEC = {"name": "bytes", "configuration": {"endian": "little"}}
-CRC_CODEC = {"name": "crc32c"}
-ZSTD_CODEC = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}
+BYTES_CODEC: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+CRC_CODEC: dict[str, Any] = {"name": "crc32c"}
+ZSTD_CODEC: dict[str, Any] = {
+    "name": "zstd",
+    "configuration": {"level": ZSTD_LEVEL, "checksum": False},
+}
 
 
 def codec_documents(codec: Codec) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,14 +40,17 @@ def writing(path: Path) -> Iterator[None]:
         raise WriteError(f"cannot write {path}", why=reason, fix=fix) from error
 
 
-def absolute(path: str | os.PathLike[str]) -> Path:
-    """The absolute form of an output path, without following links.
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """Where a store really lies, links followed: readers and writers must agree on what is
+    beside it.
 
     Raises:
-        UsageError: the path has no name, so that nothing can lie beside it.
+        UsageError: the path has no name, or its links lead nowhere.
     """
-    # Path.absolute() would keep "..", which has no sibling to write to.
-    result = Path(os.path.abspath(path))
+    try:
+        result = Path(path).resolve()
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"{os.fspath(path)!r} is no path", why=str(error)) from error
     if not result.name:
         raise UsageError(f"{os.fspath(path)!r} is no name for a store", fix="Use NAME.zarr.")
     return result
@@ -117,7 +120,9 @@ class FolderLock:
         while True:
             folder.mkdir(exist_ok=True)
             try:
-                descriptor = os.open(folder / cls.NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                descriptor = os.open(
+                    folder / cls.NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
+                )
             except FileNotFoundError:
                 if not folder.parent.is_dir():
                     raise
@@ -146,7 +151,9 @@ class FolderLock:
             return False
 
     def clear_folder(self) -> None:
-        """Remove all in the folder but the lock itself."""
+        """Remove all in the folder but the lock itself; first what says that there is something
+        to go on with, so that a kill midway leaves no promise that cannot be kept."""
+        remove(self._folder / PROGRESS_FILE)
         for entry in self._folder.iterdir():
             if entry.name != self.NAME:
                 remove(entry)
@@ -157,7 +164,11 @@ class FolderLock:
             return
         try:
             if remove_folder:
-                remove(self._folder)
+                self.clear_folder()
+                (self._folder / self.NAME).unlink()
+                # From here on another writer may make the folder its own; then it stays.
+                with suppress(OSError):
+                    self._folder.rmdir()
         finally:
             os.close(self._descriptor)
             self._descriptor = -1

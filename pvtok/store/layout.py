@@ -81,7 +81,9 @@ class Layout:
                 period = groups_covering(meta.segment, meta.temporal_ratio)
                 chunk_latents -= chunk_latents % period if chunk_latents >= period else 0
         if chunk_latents < 1 or shard_bytes < 1:
-            raise UsageError(f"chunk_latents={chunk_latents} and shard_bytes={shard_bytes}: below 1")
+            raise UsageError(
+                f"chunk_latents={chunk_latents} and shard_bytes={shard_bytes}: below 1"
+            )
         chunks = min(max(1, shard_bytes // (chunk_latents * row)), _MAX_CHUNKS_PER_SHARD)
         height, width = meta.latent_height, meta.latent_width
         try:
@@ -111,6 +113,11 @@ class Layout:
     @property
     def shard_shape(self) -> tuple[int, int, int, int]:
         return (self.chunk_latents * self.chunks_per_shard, *self.chunk_shape[1:])
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """Shape of one latent frame."""
+        return self.chunk_shape[1:]
 
     @property
     def row_nbytes(self) -> int:

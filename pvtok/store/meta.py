@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from pvtok import __version__
 from pvtok.errors import UsageError
 from pvtok.groups import TAIL_POLICIES, TailPolicy
 from pvtok.store.counts import is_segment
@@ -16,14 +16,6 @@ from pvtok.store.documents import Document, plain, shown, take
 
 _LIMIT = 2**31
 """Sizes and ratios stay below this, so that their products fit in 64 bits."""
-
-
-def tool_version() -> str:
-    """The version of pvtok that is running; "unknown" where it is not installed as a package."""
-    try:
-        return version("pvtok")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ class StoreMeta:
     segment: int | None = None
     """Frames after which the stream starts afresh (`1 + temporal_ratio*m`); None = one stream."""
     extra: dict[str, Any] = field(default_factory=dict)
-    tool_version: str = field(default_factory=tool_version)
+    tool_version: str = __version__
 
     def __post_init__(self) -> None:
         for name in ("model_name", "model_sha256", "compute_dtype", "tool_version"):
@@ -179,7 +171,7 @@ class StoreMeta:
             fps=Fraction(fps[0], fps[1]),
             width=take(document, "width", int),
             height=take(document, "height", int),
-            crop=tuple(crop),  # type: ignore[arg-type]  # length and types are checked above
+            crop=tuple(crop),  # length and types are checked in StoreMeta
             tail=take(document, "tail", str),  # type: ignore[arg-type]  # checked likewise
             source=take(document, "source", dict),
             latent_mean=_optional(document, "latent_mean", list),
