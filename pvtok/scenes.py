@@ -2,9 +2,9 @@
 
 A scene is a textured background (dunes, cobbles, wood grain, water or hills under a sky) that a
 slowly moving camera pans and zooms over at sub-pixel steps, with soft-edged textured objects that
-drift, bounce, turn and pass in front of each other, under a light that wanders, with a little sensor
-grain. Textures are sums of octaves of smooth noise, whose spectrum falls with frequency as that of
-natural images does (Field 1987), shaded as if they were reliefs (Perlin 1985; cells: Worley 1996).
+drift, bounce, turn and pass in front of each other, under a light that wanders, with a little
+sensor grain. Textures are smooth noise whose spectrum falls with frequency as that of natural
+images does (Field 1987), shaded as if they were reliefs (Perlin 1985; cells: Worley 1996).
 
 Every frame is a function of the scene and of the time alone, so the cut into chunks cannot matter.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,11 +118,11 @@ class _Scene:
     def draw(self, index: int, time: float, out: FramesTHWC) -> None:
         """Write frame `index`, at `time` seconds, into `out`, uint8 `[H, W, 3]`."""
         x, y, zoom = self._camera.at(time)
-        canvas = self._layers[0].view(x, y, zoom, self._height, self._width)
+        _, canvas = self._layers[0].view(x, y, zoom, self._height, self._width)
         for layer in self._layers[1:]:
-            view = layer.view(x, y, zoom, self._height, self._width)
-            canvas *= 1 - view[..., 3:]
-            canvas += view[..., :3]
+            top, view = layer.view(x, y, zoom, self._height, self._width)
+            canvas[top:] *= 1 - view[..., 3:]
+            canvas[top:] += view[..., :3]
         phase, sway = self._light[:2] + self._light_speed * time
         towards = math.cos(phase), math.sin(phase)
         shadow = 0.4 if len(self._layers) == 1 else 0.12  # things in the air hardly cast any
@@ -145,7 +146,7 @@ class _Scene:
         tint = np.array([1 + self._warmth, 1, 1 - self._warmth], np.float32)
         rows = level + depth * towards[1] * y - 0.05 * y * y
         columns = depth * towards[0] * x - 0.05 * x * x
-        return (rows + columns) * (tint * np.float32(255))
+        return _f32((rows + columns) * (tint * 255))
 
 
 class _Camera:
@@ -175,21 +176,28 @@ class _Layer:
         texture: `[h, w, 3]` opaque or `[h, w, 4]` premultiplied, in [0, 1].
         parallax: share of the camera's motion this layer shows: far layers move less.
         vertical: False for a landscape's layers, which must not scroll out of their place.
+        top: rows above this one are empty (landscapes only).
     """
 
     texture: Floats
     parallax: float = 1.0
     vertical: bool = True
+    top: int = 0
 
-    def view(self, x: float, y: float, zoom: float, height: int, width: int) -> Floats:
-        """What the camera sees, `[height, width, C]`: bilinear, one axis after the other."""
+    def view(self, x: float, y: float, zoom: float, height: int, width: int) -> tuple[int, Floats]:
+        """What the camera sees: the first row that is not empty, and `[rows, width, C]` from it.
+
+        Bilinear, one axis after the other: a pan and a zoom need no more.
+        """
         zoom = 1 + (zoom - 1) * self.parallax
         rows, row_weight = _steps(
             y * self.parallax if self.vertical else 0.0, zoom, height, self.texture.shape[0]
         )
+        start = int(np.searchsorted(rows, self.top - 1)) if self.top else 0
+        rows, row_weight = rows[start:], row_weight[start:]
         columns, column_weight = _steps(x * self.parallax, zoom, width, self.texture.shape[1])
         seen = _lerp(self.texture, rows, row_weight[:, None, None], axis=0)
-        return _lerp(seen, columns, column_weight[:, None], axis=1)
+        return start, _lerp(seen, columns, column_weight[:, None], axis=1)
 
 
 def _steps(offset: float, zoom: float, count: int, period: int) -> tuple[NDArray[np.int64], Floats]:
@@ -206,7 +214,7 @@ def _lerp(source: Floats, whole: NDArray[np.int64], weight: Floats, axis: int) -
     high -= low
     high *= weight
     high += low
-    return high
+    return _f32(high)
 
 
 class _Object:
@@ -296,7 +304,16 @@ class _Object:
         lower -= upper
         lower *= v[..., None]
         lower += upper
-        return lower
+        return _f32(lower)
+
+
+def _f32(values: NDArray[np.floating[Any]]) -> Floats:
+    """As float32: one wide intermediate would make every later one wide, and twice as slow."""
+    return np.asarray(values, np.float32)
+
+
+def _unit(values: NDArray[np.floating[Any]]) -> Floats:
+    return _f32(np.clip(values, 0, 1))
 
 
 def _span(centre: float, reach: float, count: int) -> tuple[slice, Floats]:
@@ -338,7 +355,7 @@ def _noise(
     gain[0, 0] = 0
     phases = rng.standard_normal((2, *f.shape), np.float32)
     field = np.fft.irfft2((phases[0] + 1j * phases[1]) * gain, (h, w))
-    return (field / (field.std() + 1e-9)).astype(np.float32)
+    return _f32(field / (field.std() + 1e-9))
 
 
 def _relief(heights: Floats, strength: float, angle: float) -> Floats:
@@ -346,28 +363,28 @@ def _relief(heights: Floats, strength: float, angle: float) -> Floats:
     slope_y = np.roll(heights, -1, 0) - np.roll(heights, 1, 0)
     slope_x = np.roll(heights, -1, 1) - np.roll(heights, 1, 1)
     slope = slope_x * math.cos(angle) + slope_y * math.sin(angle)
-    return 1 + strength * np.tanh(slope / (2 * slope.std() + 1e-9))
+    return _f32(1 + strength * np.tanh(slope / (2 * slope.std() + 1e-9)))
 
 
-def _colours(values: Floats, palette: str) -> Floats:
+def _colours(values: NDArray[np.floating[Any]], palette: str) -> Floats:
     """Values of deviation about 1 to colours, `[..., 3]` in [0, 1]."""
     stops = np.array([list(bytes.fromhex(c)) for c in _PALETTES[palette]], np.float32) / 255
     # A table: interpolating every pixel of three channels is slow.
     at = np.linspace(0, 1, len(stops))
     table = np.stack([np.interp(np.linspace(0, 1, 1024), at, stops[:, i]) for i in range(3)], 1)
     index = (511.5 * (1 + np.tanh(0.8 * values))).astype(np.int32)
-    return table.astype(np.float32)[index]
+    return _f32(_f32(table)[index])
 
 
 def _dunes(rng: Rng, h: int, w: int) -> Floats:
     unit = min(h, w)
-    heights = _noise(rng, h, w, unit * float(rng.uniform(0.3, 0.7)), float(rng.uniform(1.5, 1.9)))
-    tones = heights + 0.35 * _noise(rng, h, w, unit * 0.08, 1.0)
+    heights = _noise(rng, h, w, unit * float(rng.uniform(0.3, 0.7)), float(rng.uniform(1.7, 2.1)))
+    tones = heights + 0.25 * _noise(rng, h, w, unit * 0.08, 1.2)
     palettes = rng.choice(("sand", "moss", "stone", "brick", "snow", "dusk"), 2, replace=False)
     patches = _noise(rng, h, w, unit * 0.6, 1.9)[..., None]
     mix = 0.5 + 0.5 * np.tanh(3 * patches)
     colours = _colours(tones, palettes[0]) * mix + _colours(tones, palettes[1]) * (1 - mix)
-    return np.clip(colours * _relief(heights, 0.4, rng.uniform(0, 6.3))[..., None], 0, 1)
+    return _unit(colours * _relief(heights, 0.4, rng.uniform(0, 6.3))[..., None])
 
 
 def _wood(rng: Rng, h: int, w: int) -> Floats:
@@ -376,21 +393,19 @@ def _wood(rng: Rng, h: int, w: int) -> Floats:
     rings = np.sin(warp * float(rng.uniform(4, 9)))
     fibres = _noise(rng, h, w, unit * 0.5, 1.3, 12)
     tones = 0.45 * rings + 0.4 * warp + 0.4 * fibres
-    return np.clip(
-        _colours(tones, str(rng.choice(("wood", "wood", "sand", "stone"))))
-        * _relief(fibres, 0.12, 1.57)[..., None],
-        0,
-        1,
-    )
+    colours = _colours(tones, str(rng.choice(("wood", "wood", "sand", "stone"))))
+    return _unit(colours * _relief(fibres, 0.12, 1.57)[..., None])
 
 
 def _water(rng: Rng, h: int, w: int) -> Floats:
     unit = min(h, w)
-    heights = _noise(rng, h, w, unit * float(rng.uniform(0.1, 0.3)), 1.8, float(rng.uniform(1.5, 3)))
+    heights = _noise(
+        rng, h, w, unit * float(rng.uniform(0.1, 0.3)), 1.8, float(rng.uniform(1.5, 3))
+    )
     deep = _noise(rng, h, w, unit * 0.8, 2.0)
     colours = _colours(0.5 * heights + 0.7 * deep - 0.4, str(rng.choice(("water", "sky"))))
     glints = np.maximum(_relief(heights, 1.0, rng.uniform(0, 6.3)) - 1.45, 0)
-    return np.clip(colours + 0.9 * glints[..., None], 0, 1)
+    return _unit(colours + 0.9 * glints[..., None])
 
 
 def _cobbles(rng: Rng, h: int, w: int) -> Floats:
@@ -399,8 +414,8 @@ def _cobbles(rng: Rng, h: int, w: int) -> Floats:
     ny, nx = cells, max(3, round(cells * w / h))
     point = rng.uniform(0.1, 0.9, (ny, nx, 2)).astype(np.float32)
     tone = rng.standard_normal((ny, nx), np.float32)
-    y = (np.arange(h, dtype=np.float32) * ny / h)[:, None] + 0.08 * _noise(rng, h, w, h / 6)
-    x = (np.arange(w, dtype=np.float32) * nx / w)[None] + 0.08 * _noise(rng, h, w, h / 6)
+    y = (np.arange(h, dtype=np.float32) * ny / h)[:, None] + 0.09 * _noise(rng, h, w, h / 6, 2.4)
+    x = (np.arange(w, dtype=np.float32) * nx / w)[None] + 0.09 * _noise(rng, h, w, h / 6, 2.4)
     cell_y, cell_x = np.floor(y).astype(np.int32), np.floor(x).astype(np.int32)
     nearest = np.full((h, w), 9, np.float32)
     second = nearest.copy()
@@ -421,7 +436,7 @@ def _cobbles(rng: Rng, h: int, w: int) -> Floats:
         str(rng.choice(("stone", "sand", "brick", "snow"))),
     )
     gap = np.clip(joint / 0.12, 0.18, 1)
-    return np.clip(stone * (gap * _relief(heights, 0.35, rng.uniform(0, 6.3)))[..., None], 0, 1)
+    return _unit(stone * (gap * _relief(heights, 0.35, rng.uniform(0, 6.3)))[..., None])
 
 
 def _hills(rng: Rng, h: int, w: int) -> list[_Layer]:
@@ -449,7 +464,8 @@ def _hills(rng: Rng, h: int, w: int) -> list[_Layer]:
         air = (1 - near) * 0.75 + 0.1
         land = land + (haze - land) * np.float32(air)
         picture = np.concatenate([np.clip(land, 0, 1) * alpha, alpha], 2).astype(np.float32)
-        layers.append(_Layer(picture, 0.3 + 0.7 * near, vertical=False))
+        first = int(np.argmax(alpha[..., 0].any(axis=1)))
+        layers.append(_Layer(picture, 0.3 + 0.7 * near, vertical=False, top=first))
     return layers
 
 
@@ -494,4 +510,4 @@ def _skin(rng: Rng, x: Floats, y: Floats, size: int, radius: float) -> Floats:
     elif pattern == 2:
         values = values + np.tanh(4 * (np.sin(waves * x) * np.sin(waves * y) - 0.25))
     palette = str(rng.choice([name for name in _PALETTES if name != "sky"]))
-    return np.clip(_colours(values, palette) * _relief(mottle, 0.12, 3.9)[..., None], 0, 1)
+    return _unit(_colours(values, palette) * _relief(mottle, 0.12, 3.9)[..., None])
