@@ -17,8 +17,8 @@ def causal_conv3d(
     """Convolve a chunk of a stream, given the frames before it.
 
     Height and width are zero-padded by half the filter; time is not padded, its past is
-    `past_BCKHW`: `kt - 1` zero frames before a stream's first chunk, `next_past` of the chunk before
-    afterwards.
+    `past_BCKHW`: `kt - 1` zero frames before a stream's first chunk, afterwards what `next_past`
+    gave for the chunk before.
 
     Returns:
         `[B, O, (K + T - kt) // st + 1, ceil(H / sh), ceil(W / sw)]`.

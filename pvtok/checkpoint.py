@@ -172,6 +172,7 @@ def save(
         }
         (scratch / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n")
         scratch.chmod(0o755)
+        (scratch / WEIGHTS_FILE).chmod(0o644)  # safetensors leaves it to its owner alone
         if target.exists():
             shutil.rmtree(target)
         scratch.rename(target)

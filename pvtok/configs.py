@@ -107,7 +107,10 @@ class ModelConfig:
                 fix="It may come from another version of pvtok.",
             )
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            typed: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+            }
+            return cls(**typed)
         except (TypeError, UsageError) as error:
             raise CheckpointError("the model configuration does not fit", why=str(error)) from error
 

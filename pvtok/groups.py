@@ -62,7 +62,12 @@ def groups_under(frames: int, tail: TailPolicy, p: int = 4) -> int:
 
 
 def grouped(
-    chunks: Iterable[FramesTHWC], groups_per_chunk: int, tail: TailPolicy, p: int = 4
+    chunks: Iterable[FramesTHWC],
+    groups_per_chunk: int,
+    tail: TailPolicy,
+    p: int = 4,
+    *,
+    done: int = 0,
 ) -> Iterator[FramesTHWC]:
     """Re-cut a stream of frames into chunks of whole groups.
 
@@ -71,13 +76,14 @@ def grouped(
 
     Args:
         chunks: arrays `[T, H, W, 3]` of any lengths.
+        done: frames of the stream that went before, whole groups; 0 at its beginning.
 
     Raises:
         TailError: see `groups_under`.
     """
     held: list[FramesTHWC] = []
-    count = seen = 0
-    want = frames_in(groups_per_chunk, p)
+    count, seen = 0, done
+    want = p * groups_per_chunk if done else frames_in(groups_per_chunk, p)
     for chunk in chunks:
         seen += len(chunk)
         while len(chunk):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,6 +44,22 @@ class Decoder(nn.Module):
         self.norm_out = RMSNorm(widths[0], eps)
         self.conv_out = CausalConv3d(widths[0], 3 * config.patch_size**2, (3, 3, 3))
         name_stream_modules(self)
+
+    @property
+    def past_latents(self) -> int:
+        """How many earlier latents a frame depends on: started so far back, or further, a stream
+        decodes to the same frames as the whole."""
+        frames = float(self.conv_in.taps[0] - 1)
+        latents_per_frame = 1.0
+        for level, blocks in enumerate(self.levels):
+            for block in blocks:  # type: ignore[attr-defined]
+                frames += latents_per_frame * (block.conv1.taps[0] + block.conv2.taps[0] - 2)
+            if level < len(self.ups) and self.ups[level].stride[0] == 2:  # type: ignore[index]
+                frames += latents_per_frame
+                latents_per_frame /= 2
+        frames += latents_per_frame * (self.conv_out.taps[0] - 1)
+        # A stream's first group decodes to one frame, so one more latent stands in front.
+        return math.ceil(frames) + 1
 
     def forward(self, z_BCTHW: Tensor, state: State | None) -> tuple[Tensor, State]:
         """One step of a stream.

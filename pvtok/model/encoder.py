@@ -52,8 +52,8 @@ class Encoder(nn.Module):
         """One step of a stream.
 
         Args:
-            x_BCTHW: `[B, 3, T, H, W]` in [-1, 1]; `T = 1 + 4m` in a stream's first step, `4m` later;
-                H and W are multiples of 16.
+            x_BCTHW: `[B, 3, T, H, W]` in [-1, 1]; `T = 1 + 4m` in a stream's first step, `4m`
+                later; H and W are multiples of 16.
             state: the step before's, or None to begin.
 
         Returns:

@@ -67,8 +67,9 @@ class ResBlock(nn.Module):
         self.conv2 = CausalConv3d(channels, channels, taps).zero_()
 
     def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x_BCTHW)), stream)
-        return x_BCTHW + self.conv2(F.silu(self.norm2(h)), stream)
+        h: Tensor = self.conv1(F.silu(self.norm1(x_BCTHW)), stream)
+        h = self.conv2(F.silu(self.norm2(h)), stream)
+        return x_BCTHW + h
 
 
 class FrameAttention(nn.Module):
@@ -89,8 +90,9 @@ class FrameAttention(nn.Module):
         qkv = self.qkv(tokens).view(B * T, H * W, 3, self.heads, C // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B * T, H * W, C)
-        y = self.out(y).view(B, T, H, W, C).permute(0, 4, 1, 2, 3)
-        return x_BCTHW + y
+        y = self.out(y)
+        out: Tensor = x_BCTHW + y.view(B, T, H, W, C).permute(0, 4, 1, 2, 3)
+        return out
 
 
 def level_blocks(channels: int, blocks: int, temporal_taps: int, eps: float) -> nn.ModuleList:

@@ -6,6 +6,8 @@ chunk is completed by repeating its first frame (down) or loses its first output
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -64,11 +66,12 @@ class Downsample(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
-        y = self.conv(x_BCTHW, stream)
+        y: Tensor = self.conv(x_BCTHW, stream)
         if not self.shortcut:
             return y
         x = space_to_depth(fill_first_group(x_BCTHW, self.stride[0], stream), self.stride)
-        return y + x.unflatten(1, (self.out_channels, -1)).mean(2)
+        B, _, T, H, W = x.shape
+        return y + x.reshape(B, self.out_channels, -1, T, H, W).mean(2)
 
 
 class Upsample(StreamModule):
@@ -95,9 +98,10 @@ class Upsample(StreamModule):
         """Fold the weights once, for inference."""
         self._folded = fold_upsample_weight(self.weight.detach())
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Upsample:
         self._folded = None  # moving or casting the module makes the folded copy stale
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
         temporal = self.stride[0] == 2
@@ -108,7 +112,8 @@ class Upsample(StreamModule):
             y = upsample_conv(x_BCTHW, past, self.weight, self.bias)
         else:
             folded = self._folded
-            if folded is None:  # training: folding is cheap and gradients go through it
+            if folded is None or self.weight.requires_grad:
+                # Training: folding is cheap, and gradients go through it.
                 folded = fold_upsample_weight(self.weight)
             y = upsample_conv_folded(x_BCTHW, past, folded, self.bias)
         if self.repeats:

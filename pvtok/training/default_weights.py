@@ -2,10 +2,10 @@
 
     python -m pvtok.training.default_weights --data VIDEOS --work FOLDER --minutes 120
 
-Start as the linear transform (`training/linear.py`), then two stages: predictive reconstruction,
-and a fine-tuning of the decoder with the encoder frozen and mostly nothing dropped (paper, stages 2
-and 3; image pretraining is what the linear start stands for). The schedule runs on time spent
-training, so that one command fits any machine; steps taken are printed and kept.
+Start as the linear transform (`training/linear.py`), then three stages after the paper's: a plain
+autoencoder (on short clips instead of images), predictive reconstruction, and a fine-tuning of the
+decoder with the encoder frozen. The schedule runs on time spent training, so that one command fits
+any machine; steps taken are printed and kept.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import math
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,41 @@ from torch import Tensor
 
 from pvtok import checkpoint
 from pvtok.configs import PRESETS, ModelConfig
+from pvtok.groups import groups_covering
 from pvtok.model import PVVAE
 from pvtok.training.clips import RandomCrops, cache_clips
 from pvtok.training.linear import PatchPCA, fit_patch_pca, start_linear
 from pvtok.training.objective import ObjectiveConfig, draw_dropped_groups, predictive_loss
 
-FINE_TUNING_FROM = 0.7
-"""Share of the time after which the encoder is frozen."""
-PREDICTIVE_SHARE_IN_FINE_TUNING = 0.3
-"""The paper drops nothing here; some prediction is kept so that `pvtok predict` stays good."""
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage; `until` is the share of the time at which it ends."""
+
+    until: float
+    frames: int
+    batch: int
+    max_drop_ratio: float
+    predictive_share: float = 1.0
+    """Share of steps that draw a number of groups to drop; the others drop nothing."""
+    train_encoder: bool = True
+
+
+STAGES = (
+    Stage(until=0.25, frames=9, batch=4, max_drop_ratio=0.0),
+    # The paper drops up to all but the first group; half keeps more of a small budget for what is
+    # seen.
+    Stage(until=0.65, frames=17, batch=2, max_drop_ratio=0.5),
+    # The paper drops nothing here; some prediction is kept so that `pvtok predict` stays good.
+    Stage(
+        until=1.0,
+        frames=17,
+        batch=2,
+        max_drop_ratio=0.5,
+        predictive_share=0.3,
+        train_encoder=False,
+    ),
+)
 HELD_OUT_EVERY = 25
 """One clip in so many is never trained on and watches progress."""
 
@@ -41,11 +68,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of videos")
     parser.add_argument("--work", type=Path, required=True, help="cache, log and checkpoints")
     parser.add_argument("--minutes", type=float, required=True, help="training time in all")
-    parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--max-drop-ratio", type=float, default=0.5)
+    parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--difference-weight", type=float, default=0.25)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -62,17 +86,14 @@ class Run:
         self.files = [f for i, f in enumerate(files) if i % HELD_OUT_EVERY]
         self.config = PRESETS["tiny"]
         self.objective = ObjectiveConfig(
-            max_drop_ratio=args.max_drop_ratio, difference_weight=args.difference_weight
+            difference_weight=args.difference_weight, relative=True, kl_weight=1e-3
         )
         torch.manual_seed(args.seed)
         self.model = PVVAE(self.config)
         self._start()
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
-        linear = [p for n, p in self.model.named_parameters() if ".linear." in n]
-        other = [p for n, p in self.model.named_parameters() if ".linear." not in n]
-        # The linear maps start at their optimum and hold small weights: a tenth of the rate.
         self.optimizer = torch.optim.AdamW(
-            [{"params": other, "scale": 1.0}, {"params": linear, "scale": 0.1}],
+            [{"params": [p], "scale": rate_scale(n, p)} for n, p in self.model.named_parameters()],
             lr=args.lr,
             betas=(0.9, 0.98),
             weight_decay=1e-3,
@@ -83,7 +104,11 @@ class Run:
             saved = torch.load(self.resume_file, weights_only=True)
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            self.average, self.step, self.seconds = saved["average"], saved["step"], saved["seconds"]
+            self.average, self.step, self.seconds = (
+                saved["average"],
+                saved["step"],
+                saved["seconds"],
+            )
 
     def _start(self) -> None:
         pca_file = self.args.work / "pca.pt"
@@ -101,29 +126,30 @@ class Run:
 
     def train(self) -> None:
         args = self.args
-        crops = RandomCrops(self.files, args.frames, args.size, args.seed + self.step)
+        crops = {
+            n: RandomCrops(self.files, n, args.size, args.seed + self.step)
+            for n in {stage.frames for stage in STAGES}
+        }
         generator = torch.Generator().manual_seed(args.seed + self.step)
-        groups = 1 + (args.frames - 1) // self.config.temporal_ratio
         sums, since, saved = np.zeros(3), 0, time.monotonic()
         self.report()
         while self.seconds < 60 * args.minutes:
             begun = time.monotonic()
             progress = self.seconds / (60 * args.minutes)
-            fine_tuning = progress >= FINE_TUNING_FROM
-            if fine_tuning:
-                self.model.encoder.requires_grad_(False)
-            dropped = draw_dropped_groups(groups, self.objective.max_drop_ratio, generator)
-            if fine_tuning and torch.rand((), generator=generator) > PREDICTIVE_SHARE_IN_FINE_TUNING:
+            stage = next(s for s in STAGES if progress < s.until)
+            self.model.encoder.requires_grad_(stage.train_encoder)
+            groups = groups_covering(stage.frames)
+            dropped = draw_dropped_groups(groups, stage.max_drop_ratio, generator)
+            if torch.rand((), generator=generator) >= stage.predictive_share:
                 dropped = 0
+            batch = crops[stage.frames].batch(stage.batch)
             rate = learning_rate(progress, self.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = args.lr * rate * group["scale"]
             with torch.autocast("cpu", torch.bfloat16):
-                losses = predictive_loss(
-                    self.model, crops.batch(args.batch), dropped, self.objective, generator
-                )
+                losses = predictive_loss(self.model, batch, dropped, self.objective, generator)
             losses.total.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             if not math.isfinite(float(norm)):
                 raise SystemExit(f"step {self.step}: gradient norm {norm}; see {args.work}")
             self.optimizer.step()
@@ -172,7 +198,7 @@ class Run:
                 )
             )
         names = ("psnr", "predicted", "copy_last")
-        row = {"step": self.step, "seconds": round(self.seconds)}
+        row: dict[str, float] = {"step": self.step, "seconds": round(self.seconds)}
         row |= {n: round(float(v), 3) for n, v in zip(names, np.mean(rows, 0), strict=True)}
         print(json.dumps(row), file=sys.stderr)
         with (self.args.work / "log.jsonl").open("a") as log:
@@ -198,14 +224,16 @@ class Run:
         self.report()
         self.save()
         model = self.averaged()
-        total, square, count = 0.0, 0.0, 0
+        channels = self.config.latent_channels
+        total, square = torch.zeros(channels).double(), torch.zeros(channels).double()
+        count = 0
         for file in self.files:
             x = centre(np.load(file)[:33])
             z = model.encode_step(x)[0].mean.double()
-            total = total + z.sum((0, 2, 3, 4))
-            square = square + z.square().sum((0, 2, 3, 4))
+            total += z.sum((0, 2, 3, 4))
+            square += z.square().sum((0, 2, 3, 4))
             count += z[:, 0].numel()
-        mean: Tensor = total / count  # type: ignore[assignment]
+        mean = total / count
         std = (square / count - mean.square()).sqrt()
         fields = self.config.to_dict() | {
             "latent_mean": [round(v, 5) for v in mean.tolist()],
@@ -218,6 +246,15 @@ class Run:
             overwrite=True,
         )
         print(f"{saved.folder} {saved.sha256} after {self.step} steps", file=sys.stderr)
+
+
+def rate_scale(name: str, parameter: Tensor) -> float:
+    """Share of the learning rate: Adam moves every weight alike, so that wide filters would move
+    their output most; and the linear maps start at their optimum and hold small weights."""
+    if ".linear." in name:
+        return 0.05
+    fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+    return min(1.0, 500 / fan_in)
 
 
 def learning_rate(progress: float, step: int) -> float:
