@@ -18,7 +18,6 @@ MUST_SHOW = (
     "pvtok encode",
     "pvtok decode",
     "pvtok predict",
-    "pvtok bench",
     "make demo",
     "make test",
 )

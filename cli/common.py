@@ -31,96 +31,71 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stde
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
 
 # Options of commands that run a model.
-_MODEL = "Model and device"
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Bundled name, checkpoint folder or .safetensors file. [default: the store's own, "
-        "else tiny]",
-        rich_help_panel=_MODEL,
+        help="Bundled name, checkpoint folder or .safetensors file. (default: the store's own, "
+        "else tiny)",
     ),
 ]
-Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", rich_help_panel=_MODEL)
-]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
 Fp32 = Annotated[
     bool,
-    typer.Option("--fp32", help="Compute in fp32: the default on a CPU.", rich_help_panel=_MODEL),
+    typer.Option("--fp32", help="Compute in fp32: the default on a CPU."),
 ]
-Fp16 = Annotated[bool, typer.Option("--fp16", help="Compute in fp16.", rich_help_panel=_MODEL)]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="Compute in fp16.")]
 Bf16 = Annotated[
     bool,
-    typer.Option("--bf16", help="Compute in bf16: the default on a GPU.", rich_help_panel=_MODEL),
+    typer.Option("--bf16", help="Compute in bf16: the default on a GPU."),
 ]
 Compile = Annotated[
     bool,
     typer.Option(
         "--compile/--no-compile",
         help="Run the model through torch.compile: slow to start, worth it for long work.",
-        rich_help_panel=_MODEL,
     ),
 ]
 Kernels = Annotated[
     str,
-    typer.Option("--kernels", help="auto, triton or torch.", rich_help_panel=_MODEL),
+    typer.Option("--kernels", help="auto, triton or torch."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of random numbers, where any are drawn.")]
 
 # Options of commands that read a video.
-_READ = "Reading the video"
 Size = Annotated[
     int | None,
-    typer.Option(
-        "--size", help="Scale the shorter side to this many pixels.", rich_help_panel=_READ
-    ),
+    typer.Option("--size", help="Scale the shorter side to this many pixels."),
 ]
-Crop = Annotated[
-    bool, typer.Option("--crop", help="Cut out the centre square.", rich_help_panel=_READ)
-]
+Crop = Annotated[bool, typer.Option("--crop", help="Cut out the centre square.")]
 MaxFrames = Annotated[
     int | None,
-    typer.Option("--max-frames", help="Read no more than this many.", rich_help_panel=_READ),
+    typer.Option("--max-frames", help="Read no more than this many."),
 ]
-StartAt = Annotated[
-    float, typer.Option("--start", help="Seconds to skip first.", rich_help_panel=_READ)
-]
-Duration = Annotated[
-    float | None, typer.Option("--duration", help="Seconds to read.", rich_help_panel=_READ)
-]
+StartAt = Annotated[float, typer.Option("--start", help="Seconds to skip first.")]
+Duration = Annotated[float | None, typer.Option("--duration", help="Seconds to read.")]
 Fps = Annotated[
     str | None,
     typer.Option(
         "--fps",
         help="Resample to this rate, such as 24 or 30000/1001, by repeating and dropping frames.",
-        rich_help_panel=_READ,
     ),
 ]
 Matrix = Annotated[
     str | None,
-    typer.Option(
-        "--color-matrix",
-        help="Read colours as bt709 or bt601, whatever the file says.",
-        rich_help_panel=_READ,
-    ),
+    typer.Option("--color-matrix", help="Read colours as bt709 or bt601, whatever the file says."),
 ]
 Tonemap = Annotated[
     bool,
-    typer.Option("--tonemap", help="Map high dynamic range to BT.709.", rich_help_panel=_READ),
+    typer.Option("--tonemap", help="Map high dynamic range to BT.709."),
 ]
 Deinterlace = Annotated[
     bool,
-    typer.Option(
-        "--deinterlace", help="Turn woven fields into whole frames.", rich_help_panel=_READ
-    ),
+    typer.Option("--deinterlace", help="Turn woven fields into whole frames."),
 ]
 AllowTruncated = Annotated[
     bool,
-    typer.Option(
-        "--allow-truncated",
-        help="Use what can be read of a damaged file.",
-        rich_help_panel=_READ,
-    ),
+    typer.Option("--allow-truncated", help="Use what can be read of a damaged file."),
 ]
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
@@ -132,7 +107,7 @@ Crf = Annotated[
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Turn errors into one line on stderr and an exit code."""
+    """Turn errors into one line on stderr and an exit code, and the docstring into help text."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -151,6 +126,9 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except MemoryError:
             _fail("out of memory", 1, debug)
 
+    # Help is wrapped to the terminal: a paragraph's own line breaks must not show.
+    paragraphs = (function.__doc__ or "").split("\n\n")
+    wrapped.__doc__ = "\n\n".join(" ".join(p.split()) for p in paragraphs)
     return wrapped
 
 

@@ -110,6 +110,8 @@ def decode(
             overwrite=overwrite,
             progress=advance,
         )
+    for notice in done.notices:
+        console.say(f"{output}: {notice}")
     console.result(
         {
             "output": str(output),
@@ -119,6 +121,7 @@ def decode(
             "fps": float(done.fps),
             "seconds": done.seconds,
             "frames_per_second": done.frames / done.seconds,
+            "notices": list(done.notices),
         },
         f"{output}: {done.frames} frames of {done.width}x{done.height} at "
         f"{common.rate_text(done.fps)}/s, {done.frames / done.seconds:.1f} frames/s",

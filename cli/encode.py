@@ -17,7 +17,7 @@ def encode(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT",
             help="A video file, a GIF, a folder of images, a glob or @list.txt that names one.",
         ),
     ],

@@ -18,8 +18,8 @@ def evaluate(
     reconstruction: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RECON]",
-            help="A video or a latent store. [default: the model's own reconstruction]",
+            metavar="RECON",
+            help="A video or a latent store. (default: the model's own reconstruction)",
         ),
     ] = None,
     vmaf: Annotated[bool, typer.Option("--vmaf/--no-vmaf", help="Compute VMAF too.")] = True,

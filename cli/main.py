@@ -16,6 +16,7 @@ app = typer.Typer(
     epilog="Example: pvtok encode video.mp4 -o latents.zarr && pvtok predict --context 8",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: half the time, and it pipes
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

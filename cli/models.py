@@ -14,7 +14,7 @@ from pvtok.cli.common import Console, command
 def models(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Describe this one: a name or a checkpoint."),
+        typer.Argument(metavar="MODEL", help="Describe this one: a name or a checkpoint."),
     ] = None,
     json: common.Json = False,
     quiet: common.Quiet = False,

@@ -19,7 +19,7 @@ def predict(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[SOURCE]", help=f"A video or a store. [default: {DEFAULT_SOURCE} here]"
+            metavar="SOURCE", help=f"A video or a store. (default: {DEFAULT_SOURCE} here)"
         ),
     ] = None,
     context: Annotated[
@@ -30,7 +30,7 @@ def predict(
     ] = "0",
     frames: Annotated[
         int | None,
-        typer.Option(help="Frames to predict. [default: up to the model's training length]"),
+        typer.Option(help="Frames to predict. (default: up to the model's training length)"),
     ] = None,
     output: Annotated[
         Path,
@@ -119,7 +119,6 @@ def predict(
             f"{path} -> {output}: {context} frames of context, {wanted} predicted",
         )
         return
-    # The writer comes first: an output that cannot be is known before the work.
     if store:
         made = predict_store(tok, store, context, at=start, frames=frames, seed=seed)
     else:
@@ -130,7 +129,8 @@ def predict(
     with VideoWriter(output, width, height, made.fps, crf=crf, overwrite=overwrite) as writer:
         writer.write(made.context)
         writer.write(with_border(made.predicted))
-    for notice in made.notices:
+    notices = [*made.notices, *writer.notices]
+    for notice in notices:
         console.say(notice)
     scores, copied = made.against_truth(), made.copy_last_against_truth()
     values: dict[str, Any] = {
@@ -146,7 +146,7 @@ def predict(
         "truth": made.truth_source,
         "truth_frames": len(made.truth),
         "model": tok.name,
-        "notices": list(made.notices),
+        "notices": notices,
     }
     lines = [f"{output}: {len(made.context)} frames of context, {len(made.predicted)} predicted"]
     if scores and copied:

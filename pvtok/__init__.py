@@ -1,22 +1,18 @@
 """pvtok: video to compact predictive latents in Zarr stores, and back.
 
-`Tokenizer` and `open_store` are loaded on first use, so that `import pvtok` imports no torch.
+Everything is loaded on first use, so that `import pvtok` is quick and imports no torch.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pvtok.store import open_store
     from pvtok.tokenizer import Tokenizer
 
-try:
-    __version__ = version("pvtok")
-except PackageNotFoundError:  # run from a checkout that is not installed
-    __version__ = "0+unknown"
+    __version__: str
 
 __all__ = ["Tokenizer", "__version__", "open_store"]
 
@@ -24,6 +20,17 @@ _LAZY = {"Tokenizer": "pvtok.tokenizer", "open_store": "pvtok.store"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("pvtok")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0+unknown"

@@ -310,6 +310,7 @@ class Decoded:
     height: int
     fps: Fraction
     seconds: float
+    notices: tuple[str, ...]
 
 
 def decode_store(
@@ -360,7 +361,8 @@ def decode_store(
             background.put(chunk)
             if progress:
                 progress(len(chunk))
-    return Decoded(Path(output), b - a, width, height, store.fps, time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    return Decoded(Path(output), b - a, width, height, store.fps, seconds, tuple(writer.notices))
 
 
 def decode_frames(

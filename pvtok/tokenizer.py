@@ -126,7 +126,7 @@ class Tokenizer:
         if (len(frames) - (state is None)) % p:
             raise UsageError(f"{len(frames)} frames are not whole groups of {p}")
         x = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
-        x = x.permute(3, 0, 1, 2)[None].to(self.dtype) / 127.5 - 1.0
+        x = (x.permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0).to(self.dtype)
         H, W = x.shape[3:]
         x = F.pad(x, (0, -W % ps, 0, -H % ps, 0, 0), mode="replicate")
         posterior, state = self._encode(x, state)

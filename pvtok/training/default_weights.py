@@ -123,6 +123,8 @@ class Run:
             torch.save(pca, pca_file)
         with torch.serialization.safe_globals([PatchPCA]):
             start_linear(self.model, torch.load(pca_file, weights_only=True))
+        # The baseline to compare with: `--model WORK/linear`.
+        checkpoint.save(self.model, self.args.work / "linear", dtype=torch.float16, overwrite=True)
 
     def train(self) -> None:
         args = self.args

@@ -39,7 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `pvtok` with arguments, in an empty folder of the test's own."""
     monkeypatch.chdir(tmp_path)
 
-    def go(*arguments: str | Path) -> Ran:
+    def go(*arguments: str | Path | int) -> Ran:
         result = CliRunner().invoke(app, [str(a) for a in arguments])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception

@@ -183,6 +183,45 @@ def test_a_store_predicts_what_its_video_predicts(run: Run, scene: Path, made_st
     assert np.abs(difference).mean() < 1.0
 
 
+@pytest.mark.parametrize(
+    ("context", "at", "shown", "truth"),
+    [
+        (1, "0", 1, 8),
+        (8, "0", 9, 8),
+        (4, "1", 4, 8),
+        (5, "7", 8, 8),
+        (3, "18", 4, 1),
+        (5, "end", 5, 0),
+    ],
+)
+def test_context_of_a_store_is_rounded_up_to_groups(
+    run: Run, made_store: Path, context: int, at: str, shown: int, truth: int
+) -> None:
+    """Groups of the 22 frames: 0, 1-4, 5-8, 9-12, 13-16, 17-20, 21 and its filling."""
+    done = run(
+        "predict",
+        made_store,
+        "--context",
+        context,
+        "--at",
+        at,
+        "--frames",
+        "8",
+        "-o",
+        "p",
+        "--json",
+    )
+    assert done.code == 0
+    assert done.json["context_frames"] == shown
+    assert done.json["predicted_frames"] == 8
+    assert done.json["truth_frames"] == truth
+    assert run("decode", made_store, "-o", "all").code == 0
+    start = {"0": 0, "1": 1, "7": 5, "18": 17, "end": 17}[at]
+    frames, whole = read_frames("p").astype(int), read_frames("all").astype(int)
+    shown_frames = whole[start : start + shown]
+    assert np.abs(frames[: len(shown_frames)] - shown_frames).max() <= 1
+
+
 def test_models_and_info_of_a_checkpoint(run: Run) -> None:
     rows = run("models", "--json").json["models"]
     assert [r["name"] for r in rows] == ["tiny"]
