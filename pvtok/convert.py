@@ -87,7 +87,7 @@ def plan_encode(tok: Tokenizer, reader: VideoReader, tail: TailPolicy) -> Encode
 
 def expected_frames(reader: VideoReader) -> int | None:
     """How many frames a reader will give, as far as its container's claim and options tell."""
-    options, info = reader._options, reader.info
+    options, info = reader.options, reader.info
     frames: float | None = info.frames
     rate = float(options.fps or info.fps)
     if info.duration is not None and (options.start or options.duration or options.fps):

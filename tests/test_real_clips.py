@@ -65,6 +65,33 @@ def test_a_variable_rate_keeps_its_timestamps(
     np.testing.assert_allclose(times[1], times[0], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [
+        ("derived_interlaced_tff.mp4", 40),
+        ("mkv_asl_milk.mkv", 51),
+        ("mpeg4_webcam.avi", 48),
+        ("newtonscradle.gif", 36),
+        ("odd_1319x836_horse.mp4", 14),
+        ("odd_321x241_vp9.mp4", 25),
+        ("oneframe_output.mp4", 1),
+        ("rot90_nasa.mp4", 17),
+        ("rot90_video_90.mov", 3),
+    ],
+)
+def test_hard_files_come_back_exactly(
+    tok: Tokenizer, shared_video: Path, tmp_path: Path, name: str, frames: int
+) -> None:
+    source = shared_video / "formats" / name
+    done = encode_video(tok, source, tmp_path / "a.zarr", options=ReadOptions(size=49))
+    assert done.frames == frames
+    assert min(done.width, done.height) == 49
+    decode_store(tok, open_store(tmp_path / "a.zarr"), tmp_path / "a.mkv")
+    with VideoReader(tmp_path / "a.mkv") as reader:
+        assert (reader.width, reader.height) == (done.width, done.height)
+        assert sum(len(chunk) for chunk in reader) == frames
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_every_val_clip_comes_back_exactly(

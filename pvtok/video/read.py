@@ -49,6 +49,7 @@ class VideoReader:
 
     Attributes:
         info: what is known of the file.
+        options: as given.
         width, height: of the frames that are yielded, after `options.size` and `options.crop`.
         fps: frames per second of what is yielded (the average where the rate varies).
         frames_read: how many have been yielded.
@@ -69,7 +70,7 @@ class VideoReader:
         if chunk_frames < 1:
             raise UsageError(f"chunk_frames {chunk_frames} is not a positive number")
         self.info = probe(path)
-        self._path, self._options, self._chunk_frames = Path(path), options, chunk_frames
+        self._path, self.options, self._chunk_frames = Path(path), options, chunk_frames
         self._name = shown(os.fspath(path))
         if self.info.hdr and not options.tonemap:
             raise HdrVideoError(
@@ -115,14 +116,14 @@ class VideoReader:
         if self.frames_read == 0:
             raise VideoError(
                 f"no frames to read in {self._name}",
-                why=f"asked from {self._options.start:g} s on and it lasts "
+                why=f"asked from {self.options.start:g} s on and it lasts "
                 f"{self.info.duration or 0:g} s",
             )
 
     def _read_images(self) -> Generator[FramesTHWC, None, None]:
         number = 0
-        for chunk in read_images(self._path, self._options, self._chunk_frames):
-            rate = self._options.fps or IMAGES_FPS
+        for chunk in read_images(self._path, self.options, self._chunk_frames):
+            rate = self.options.fps or IMAGES_FPS
             self._times.extend(float((number + k) / rate) for k in range(len(chunk)))
             number += len(chunk)
             yield chunk
@@ -149,7 +150,7 @@ class VideoReader:
 
     def _command(self) -> list[str]:
         """ffmpeg's command line for the file and the options."""
-        options, info = self._options, self.info
+        options, info = self.options, self.info
         binary = find_ffmpeg()
         begin, seek = options.start + info.start if options.start else 0.0, {}
         if begin and info.container.startswith(_SEEKABLE):
@@ -208,8 +209,8 @@ class VideoReader:
     def timestamps(self) -> list[float]:
         """Seconds of each frame read so far, relative to the first."""
         count = self.frames_read
-        if self._options.fps is not None:
-            return [float(k / self._options.fps) for k in range(count)]
+        if self.options.fps is not None:
+            return [float(k / self.options.fps) for k in range(count)]
         # ffmpeg names a frame in its log before it hands it out, but the log's reader may be a
         # moment behind.
         patience = time.monotonic() + 5
@@ -230,7 +231,7 @@ class VideoReader:
             left_over: bytes of a frame that did not come whole.
             cause: ffmpeg's own words, should it have failed.
         """
-        options = self._options
+        options = self.options
         if status != 0 and "No such filter" in cause:
             raise MissingDependencyError(
                 f"this ffmpeg cannot do what {self._name} needs",
@@ -271,7 +272,7 @@ class VideoReader:
 
     def _reached(self, total: int) -> bool:
         """Whether all that was asked for came, so that what ffmpeg met beyond is no matter."""
-        options = self._options
+        options = self.options
         if options.max_frames is not None and total == options.max_frames:
             return True
         if options.duration is None or not self._times:
@@ -279,7 +280,7 @@ class VideoReader:
         return self._times[-1] - self._times[0] + 1.5 / float(self.info.fps) >= options.duration
 
     def _read_all(self) -> bool:
-        o = self._options
+        o = self.options
         return not o.start and o.duration is None and o.max_frames is None and o.fps is None
 
     # -- context -----------------------------------------------------------------------------
