@@ -8,6 +8,7 @@ and arrays come out; tensors go in and tensors come out, on the device they came
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeVar, overload
 
@@ -89,6 +90,7 @@ class Tokenizer:
         name = str(model) if bundled else found.config.name
         tokenizer = cls(net, name=name, sha256=found.sha256, device=where, dtype=precision)
         if compile:
+            _require_compiler(where)
             tokenizer._encode = torch.compile(tokenizer.net.encode_step)
             tokenizer._decode = torch.compile(tokenizer.net.decode_step)
         return tokenizer
@@ -363,6 +365,15 @@ def _device(device: str) -> torch.device:
             fix="Use --device cpu, or see 'pvtok doctor'.",
         )
     return where
+
+
+def _require_compiler(device: torch.device) -> None:
+    """torch.compile makes C++ on a CPU and says so only in the middle of the work."""
+    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+    if device.type == "cpu" and not any(name and shutil.which(name) for name in names):
+        raise MissingDependencyError(
+            "compile", why="torch.compile needs a C++ compiler on a CPU", fix="Install g++."
+        )
 
 
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

@@ -217,6 +217,25 @@ def test_the_bundled_model() -> None:
     assert z.shape == (2, 64, 3, 3)
 
 
+def test_compiling_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(MissingDependencyError, match="compiler"):
+        Tokenizer.load("tiny", "cpu", compile=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_model_gives_the_same() -> None:
+    frames = video(13)
+    plain, compiled = (Tokenizer.load("tiny", "cpu", compile=c) for c in (False, True))
+    a, b = plain.encode(frames), compiled.encode(frames)
+    np.testing.assert_allclose(b, a, atol=1e-4 * np.abs(a).max())
+    difference = compiled.decode(a).astype(int) - plain.decode(a).astype(int)
+    assert np.abs(difference).max() <= 1
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_half_precision_stays_near_fp32(dtype: str) -> None:
     frames = np.broadcast_to(

@@ -1,0 +1,5 @@
+"""`python -m pvtok` is `pvtok`."""
+
+from pvtok.cli.main import run
+
+run()
