@@ -370,10 +370,7 @@ def decode_frames(
 ) -> Iterator[FramesTHWC]:
     """Frames `a:b` of a store in chunks, uint8 `[T, height, width, 3]` at the true size."""
     b = store.frames if b is None else b
-    if store.model_sha256 != tok.sha256:
-        raise _mismatch(store, tok)
-    if store.meta.segment is not None:
-        raise StoreError(f"{store.path} is segmented", why="this version decodes one stream")
+    require_model(tok, store)
     width, height = store.size
     left, top = store.meta.crop[:2]
     first = max(0, group_of(a) - tok.net.decoder.past_latents)
@@ -395,9 +392,18 @@ def decode_frames(
         chunks.close()
 
 
-def _mismatch(store: LatentStore, tok: Tokenizer) -> StoreError:
-    return ModelMismatchError(
-        f"{store.path} was made by model {store.model_name!r} ({store.model_sha256[:12]})",
-        why=f"this is {tok.name!r} ({tok.sha256[:12]})",
-        fix="Give the model that made it with --model.",
-    )
+def require_model(tok: Tokenizer, store: LatentStore) -> None:
+    """Refuse a store that `tok` would decode into garbage.
+
+    Raises:
+        ModelMismatchError: another model made it.
+        StoreError: it is segmented.
+    """
+    if store.model_sha256 != tok.sha256:
+        raise ModelMismatchError(
+            f"{store.path} was made by model {store.model_name!r} ({store.model_sha256[:12]})",
+            why=f"this is {tok.name!r} ({tok.sha256[:12]})",
+            fix="Give the model that made it with --model.",
+        )
+    if store.meta.segment is not None:
+        raise StoreError(f"{store.path} is segmented", why="this version decodes one stream")

@@ -44,9 +44,6 @@ class UsageError(PvtokError, ValueError):
 class OutputExistsError(PvtokError, FileExistsError):
     """The output is there already and neither overwriting nor resuming was asked for."""
 
-    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
-        super().__init__(what, why=why, fix=fix)
-
 
 class WriteError(PvtokError):
     """An output could not be written (disk full, no permission, ...)."""

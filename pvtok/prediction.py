@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from pvtok.convert import decode_frames
+from pvtok.convert import decode_frames, require_model
 from pvtok.errors import UsageError
 from pvtok.groups import FramesTHWC, frames_in, group_of
 from pvtok.metrics import FrameMetrics, FrameMetricsResult
@@ -124,6 +124,7 @@ def predict_store(
         ModelMismatchError, CorruptStoreError: the store is of another model, or damaged.
     """
     wanted = _check(tok, context, at, frames)
+    require_model(tok, store)
     begin = store.frames - context if at == "end" else at
     if begin < 0 or begin + context > store.frames:
         raise UsageError(
@@ -143,12 +144,14 @@ def predict_store(
     if end > store.frames:
         notices.append(f"its last {end - store.frames} frames repeat the video's last one")
     warm = max(0, first - tok.net.decoder.past_latents)
-    context_frames = np.concatenate(list(decode_frames(tok, store, start, min(end, store.frames))))
     latents = np.asarray(store.latents[warm : last + 1], np.float32)
     width, height = store.size
     left, top = store.meta.crop[:2]
-    _, predicted = tok.predict_latents(latents, wanted, context_groups=groups, seed=seed)
-    predicted = predicted[:, top : top + height, left : left + width]
+    context_frames, predicted = (
+        part[:, top : top + height, left : left + width]
+        for part in tok.predict_latents(latents, wanted, context_groups=groups, seed=seed)
+    )
+    context_frames = context_frames[: store.frames - start]  # without the last group's filling
     stop = min(end + wanted, store.frames)
     truth = (
         np.concatenate(list(decode_frames(tok, store, end, stop))) if end < stop else predicted[:0]

@@ -289,12 +289,13 @@ class Tokenizer:
         height, width = clip.shape[1:3]
         generator = torch.Generator(self.device).manual_seed(seed)
         predicted: list[FramesTHWC] = []
-        while sum(map(len, predicted)) < wanted:
+        rest = wanted
+        while rest > 0:
             latents = self.encode(filled)
-            rest = wanted - sum(map(len, predicted))
             groups = min(self._round_groups(len(latents)), -(-rest // p))
-            new, _ = self._continue(latents, groups, generator)
+            _, new = self._continue(latents, groups, generator)
             predicted.append(new[:, :height, :width])
+            rest -= len(new)
             # Go on from the model's own frames, with as much context as training allowed.
             keep = frames_in(max(1, groups_covering(self.config.training_frames) - groups))
             filled = np.concatenate([filled, predicted[-1]])[-keep:]
@@ -319,12 +320,11 @@ class Tokenizer:
             The decoded context and the predicted frames, uint8 `(.., 16h, 16w, 3)`.
         """
         n = len(latents) if context_groups is None else context_groups
-        decoded = self.decode(latents)
         p = self.config.temporal_ratio
-        context = decoded[-(frames_in(n) if n == len(latents) else p * n) :]
         groups = min(self._round_groups(n), -(-frames // p))
         generator = torch.Generator(self.device).manual_seed(seed)
-        new, _ = self._continue(latents, groups, generator)
+        decoded, new = self._continue(latents, groups, generator)
+        context = decoded[-(frames_in(n) if n == len(latents) else p * n) :]
         if len(new) < frames:
             keep = frames_in(max(1, groups_covering(self.config.training_frames) - groups))
             tail = np.concatenate([decoded, new])[-keep:]
@@ -334,14 +334,17 @@ class Tokenizer:
     @torch.inference_mode()
     def _continue(
         self, latents: NDArray[np.floating[Any]], groups: int, generator: torch.Generator
-    ) -> tuple[FramesTHWC, State]:
-        """Decode `groups` padding latents after `latents`."""
+    ) -> tuple[FramesTHWC, FramesTHWC]:
+        """Decode `latents`, then `groups` padding latents; the frames of each."""
         state: State | None = None
+        seen = []
         for part in self._cut(latents):
-            _, state = self.decode_step(part, state)
+            decoded, state = self.decode_step(part, state)
+            seen.append(decoded)
         z = torch.from_numpy(np.ascontiguousarray(latents[-1:], dtype=np.float32))
         z = z.movedim(0, 1)[None].to(self.device, self.dtype)
-        return self._frames(self.net.padding_latents(z, groups, generator), state)
+        new, _ = self._frames(self.net.padding_latents(z, groups, generator), state)
+        return np.concatenate(seen), new
 
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pvtok.convert import decode_frames, encode_video
-from pvtok.errors import UsageError
+from pvtok.errors import ModelMismatchError, UsageError
 from pvtok.evaluation import evaluate_files, evaluate_model
 from pvtok.groups import FramesTHWC
 from pvtok.prediction import predict_store, predict_video
@@ -115,3 +115,11 @@ def test_evaluation_of_a_store_decodes_it(tok: Tokenizer, video: Path, store: La
     direct = evaluate_model(tok, video, with_vmaf=False).frames.psnr
     stored = evaluate_files(video, store.path, tok=tok, with_vmaf=False).frames.psnr
     assert stored == pytest.approx(direct, abs=0.05)
+
+
+def test_a_store_of_another_model_is_refused_even_where_shapes_fit(store: LatentStore) -> None:
+    """At the end there is no truth to decode: the check must not hang on that."""
+    other = small_tokenizer()
+    other.sha256 = "0" * 64
+    with pytest.raises(ModelMismatchError, match="made by model"):
+        predict_store(other, store, 5, at="end", frames=4)
