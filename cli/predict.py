@@ -32,6 +32,13 @@ def predict(
         int | None,
         typer.Option(help="Frames to predict. (default: up to the model's training length)"),
     ] = None,
+    detail: Annotated[
+        bool,
+        typer.Option(
+            "--detail/--no-detail",
+            help="Give still parts the detail that the latents lost (videos only).",
+        ),
+    ] = True,
     output: Annotated[
         Path,
         typer.Option(
@@ -60,7 +67,8 @@ def predict(
 
     The latents of unseen frames are replaced by the model's padding token and decoded. The output
     shows the context, then the predicted frames in an orange border. Beyond the model's training
-    length it goes on from its own predictions.
+    length it goes on from its own predictions. Of a video, not of a store, still parts get back
+    the detail that the latents lost; --no-detail shows the decoder's output alone.
 
     Examples:
 
@@ -123,7 +131,14 @@ def predict(
         made = predict_store(tok, store, context, at=start, frames=frames, seed=seed)
     else:
         made = predict_video(
-            tok, path, context, at=start, frames=frames, options=options, seed=seed
+            tok,
+            path,
+            context,
+            at=start,
+            frames=frames,
+            options=options,
+            detail=detail,
+            seed=seed,
         )
     height, width = made.context.shape[1:3]
     with VideoWriter(output, width, height, made.fps, crf=crf, overwrite=overwrite) as writer:

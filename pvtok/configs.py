@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,10 +34,13 @@ class ModelConfig:
     residual_shortcuts: bool = True
     """Parameter-free space-to-depth shortcuts around down- and upsampling (Chen et al. 2024,
     "Deep Compression Autoencoder", arXiv 2410.10733)."""
-    patch_shortcut: bool = False
-    """A linear map from whole 4x16x16 blocks to the latent level and back, beside the
-    convolutions. Set to a principal component basis it makes an untrained model a linear
+    patch_features: int = 0
+    """Features of the linear maps from whole 4x16x16 blocks to the latent level and back, beside
+    the convolutions; 0 leaves them out. Fitted to data they make an untrained model an adaptive
     transform codec."""
+    patch_experts: int = 64
+    """Linear maps between these features and the latents, of which each block takes one: a square
+    number. Two latent channels say which."""
     attention: bool = False
     """Per-frame self-attention at the latent level."""
     padding: Padding = "learnable"
@@ -63,11 +67,19 @@ class ModelConfig:
                 )
         if min(self.widths) < 1 or self.latent_channels < 1:
             raise UsageError(f"widths = {self.widths}, latent_channels = {self.latent_channels}")
-        if self.patch_shortcut and self.widths[-1] < self.latent_channels:
-            raise UsageError(
-                f"the last width is {self.widths[-1]}",
-                why=f"patch_shortcut needs at least latent_channels = {self.latent_channels}",
-            )
+        if self.patch_features:
+            if math.isqrt(self.patch_experts) ** 2 != self.patch_experts or self.patch_experts < 4:
+                raise UsageError(
+                    f"patch_experts = {self.patch_experts}", fix="Use a square number: 16, 64, ..."
+                )
+            least = max(self.widths[-1], self.latent_channels)
+            if self.patch_features < least or self.latent_channels < 3:
+                raise UsageError(
+                    f"patch_features = {self.patch_features}, "
+                    f"latent_channels = {self.latent_channels}",
+                    why="features must be at least the last width and the latent channels, "
+                    f"{least}; latent channels at least 3",
+                )
         if not set(self.temporal_taps) <= {1, 3}:
             raise UsageError(f"temporal_taps = {self.temporal_taps}", fix="Use 1 and 3.")
         if self.padding not in ("learnable", "gaussian"):
@@ -116,15 +128,15 @@ class ModelConfig:
 
 
 PRESETS: dict[str, ModelConfig] = {
-    # Runs on any CPU: most of its work is done at the latent level, on top of the linear transform.
+    # Runs on any CPU: convolutions correct what the adaptive transform leaves.
     "tiny": ModelConfig(
         name="tiny",
         widths=(48, 96, 192),
-        encoder_blocks=(1, 1, 1),
-        decoder_blocks=(1, 1, 3),
-        temporal_taps=(1, 3, 3),
+        encoder_blocks=(1, 1, 0),
+        decoder_blocks=(1, 1, 2),
+        temporal_taps=(1, 3, 1),
         patch_size=4,
-        patch_shortcut=True,
+        patch_features=448,
     ),
     "base": ModelConfig(
         name="base",

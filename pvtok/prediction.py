@@ -62,6 +62,7 @@ def predict_video(
     at: Start = 0,
     frames: int | None = None,
     options: ReadOptions | None = None,
+    detail: bool = True,
     seed: int = 0,
 ) -> Prediction:
     """Predict from `context` frames of a video file.
@@ -70,6 +71,7 @@ def predict_video(
         context: how many frames the model sees, from 1 on.
         at: the first of them, or "end" for the video's last ones.
         frames: how many to predict; None is the model's own horizon.
+        detail: see `Tokenizer.predict`.
 
     Raises:
         UsageError: a number below 1, or a context the video does not hold.
@@ -91,7 +93,7 @@ def predict_video(
             fix="Use a smaller --context or --at.",
         )
     seen, truth = clip[:context], clip[context:]
-    predicted = tok.predict(seen, wanted, seed=seed)
+    predicted = tok.predict(seen, wanted, detail=detail, seed=seed)
     return Prediction(seen, predicted, truth, "video" if len(truth) else None, fps, notices)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pvtok import checkpoint
 from pvtok.configs import ModelConfig
+from pvtok.detail import carry_detail
 from pvtok.errors import (
     FrameSizeError,
     MissingDependencyError,
@@ -257,13 +258,25 @@ class Tokenizer:
         return max(trained - context_groups, trained // 2, 1)
 
     @overload
-    def predict(self, context: Tensor, frames: int | None = ..., *, seed: int = ...) -> Tensor: ...
+    def predict(
+        self, context: Tensor, frames: int | None = ..., *, detail: bool = ..., seed: int = ...
+    ) -> Tensor: ...
     @overload
     def predict(
-        self, context: NDArray[np.uint8], frames: int | None = ..., *, seed: int = ...
+        self,
+        context: NDArray[np.uint8],
+        frames: int | None = ...,
+        *,
+        detail: bool = ...,
+        seed: int = ...,
     ) -> FramesTHWC: ...
     def predict(
-        self, context: NDArray[np.uint8] | Tensor, frames: int | None = None, *, seed: int = 0
+        self,
+        context: NDArray[np.uint8] | Tensor,
+        frames: int | None = None,
+        *,
+        detail: bool = True,
+        seed: int = 0,
     ) -> FramesTHWC | Tensor:
         """Predict the frames that follow `context`, uint8 `(N, H, W, 3)`, N >= 1.
 
@@ -272,6 +285,8 @@ class Tokenizer:
 
         Args:
             frames: how many to predict; None is `default_horizon`.
+            detail: give still parts the detail that the latents lost, see `pvtok.detail`; False
+                shows the decoder's output alone.
             seed: of the padding noise, for models with Gaussian padding.
 
         Returns:
@@ -293,8 +308,9 @@ class Tokenizer:
         while rest > 0:
             latents = self.encode(filled)
             groups = min(self._round_groups(len(latents)), -(-rest // p))
-            _, new = self._continue(latents, groups, generator)
-            predicted.append(new[:, :height, :width])
+            decoded, new = self._continue(latents, groups, generator)
+            decoded, new = decoded[:, :height, :width], new[:, :height, :width]
+            predicted.append(carry_detail(new, decoded[-1:], filled[-1:]) if detail else new)
             rest -= len(new)
             # Go on from the model's own frames, with as much context as training allowed.
             keep = frames_in(max(1, groups_covering(self.config.training_frames) - groups))
@@ -328,7 +344,8 @@ class Tokenizer:
         if len(new) < frames:
             keep = frames_in(max(1, groups_covering(self.config.training_frames) - groups))
             tail = np.concatenate([decoded, new])[-keep:]
-            new = np.concatenate([new, self.predict(tail, frames - len(new), seed=seed + 1)])
+            more = self.predict(tail, frames - len(new), detail=False, seed=seed + 1)
+            new = np.concatenate([new, more])
         return context, new[:frames]
 
     @torch.inference_mode()

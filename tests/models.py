@@ -17,6 +17,8 @@ SMALL: dict[str, ModelConfig] = {
         widths=(8, 16, 16),
         latent_channels=8,
         decoder_blocks=(1, 1, 2),
+        patch_features=24,
+        patch_experts=4,
     ),
     "patch2": ModelConfig(
         name="patch2",

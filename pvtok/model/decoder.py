@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pvtok.configs import ModelConfig
 from pvtok.model.layers import CausalConv3d, FrameAttention, RMSNorm, level_blocks
-from pvtok.model.resample import PatchHead, Upsample, depth_to_space
+from pvtok.model.patch_code import Extrapolation, PatchDecoder
+from pvtok.model.resample import Upsample, depth_to_space
 from pvtok.model.stream import State, Stream, name_stream_modules
 
 
@@ -19,9 +20,12 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         widths, eps = config.widths, config.norm_eps
-        self.patch = (1, config.patch_size, config.patch_size)
+        self.fold = (1, config.patch_size, config.patch_size)
         self.width = widths[-1]
-        self.conv_in = CausalConv3d(config.latent_channels, widths[-1], (3, 3, 3))
+        if config.patch_features:
+            self.conv_in = CausalConv3d(widths[-1], widths[-1], (2, 3, 3)).zero_()
+        else:
+            self.conv_in = CausalConv3d(config.latent_channels, widths[-1], (3, 3, 3))
         self.attention = FrameAttention(widths[-1], eps) if config.attention else None
         # Levels are kept in the order they run: latents first.
         self.levels = nn.ModuleList(
@@ -34,13 +38,19 @@ class Decoder(nn.Module):
             Upsample(widths[i + 1], widths[i], stride, shortcut=config.residual_shortcuts)
             for i, stride in reversed(list(enumerate(config.strides)))
         )
-        self.patch_head = (
-            PatchHead(
-                (config.temporal_ratio, config.spatial_ratio, config.spatial_ratio), widths[-1]
+        self.patch: PatchDecoder | None = None
+        if config.patch_features:
+            self.patch = PatchDecoder(
+                (config.temporal_ratio, config.spatial_ratio, config.spatial_ratio),
+                config.patch_features,
+                config.patch_experts,
+                config.latent_channels,
             )
-            if config.patch_shortcut
-            else None
-        )
+            self.extrapolation = Extrapolation(
+                config.patch_features, config.patch_experts, config.latent_channels
+            )
+            self.norm_features = RMSNorm(widths[-1], eps)
+            self.to_features = CausalConv3d(widths[-1], config.patch_features, (1, 1, 1)).zero_()
         self.norm_out = RMSNorm(widths[0], eps)
         self.conv_out = CausalConv3d(widths[0], 3 * config.patch_size**2, (3, 3, 3))
         name_stream_modules(self)
@@ -73,18 +83,23 @@ class Decoder(nn.Module):
             stream's first step and `4t` later; and the next state.
         """
         stream = Stream(state)
-        h = self.conv_in(z_BCTHW, stream)
-        if self.patch_head is not None:  # the linear code enters unchanged
-            h = h + F.pad(z_BCTHW, (0, 0, 0, 0, 0, 0, 0, self.width - z_BCTHW.shape[1]))
+        features = None
+        if self.patch is None:
+            h = self.conv_in(z_BCTHW, stream)
+        else:
+            features = self.extrapolation(self.patch.features(z_BCTHW), z_BCTHW, stream)
+            h = features[:, : self.width]
+            h = h + self.conv_in(h, stream)
         if self.attention is not None:
             h = self.attention(h, stream)
         linear = None
         for level, blocks in enumerate(self.levels):
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, stream)
-            if level == 0 and self.patch_head is not None:
-                linear = self.patch_head(h, stream)
+            if level == 0 and self.patch is not None:
+                corrected = features + self.to_features(F.silu(self.norm_features(h)), stream)
+                linear = self.patch(corrected, stream)
             if level < len(self.ups):
                 h = self.ups[level](h, stream)
-        x = depth_to_space(self.conv_out(F.silu(self.norm_out(h)), stream), self.patch)
+        x = depth_to_space(self.conv_out(F.silu(self.norm_out(h)), stream), self.fold)
         return (x if linear is None else x + linear), stream.next_state

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from pvtok.configs import ModelConfig
 from pvtok.model.layers import CausalConv3d, FrameAttention, RMSNorm, level_blocks
-from pvtok.model.resample import Downsample, PatchEmbed, space_to_depth
+from pvtok.model.patch_code import PLACE_CHANNELS, PatchEncoder
+from pvtok.model.resample import Downsample, space_to_depth
 from pvtok.model.stream import State, Stream, name_stream_modules
 
-INITIAL_LOGVAR = -6.0
+INITIAL_LOGVAR = -8.0
 """Posterior noise starts small beside unit-variance latents; training moves it."""
 
 
@@ -21,7 +22,7 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         widths, eps = config.widths, config.norm_eps
-        self.patch = (1, config.patch_size, config.patch_size)
+        self.fold = (1, config.patch_size, config.patch_size)
         self.latent_channels = config.latent_channels
         self.conv_in = CausalConv3d(3 * config.patch_size**2, widths[0], (3, 3, 3))
         self.levels = nn.ModuleList(
@@ -34,11 +35,14 @@ class Encoder(nn.Module):
             Downsample(widths[i], widths[i + 1], stride, shortcut=config.residual_shortcuts)
             for i, stride in enumerate(config.strides)
         )
-        self.patch_embed = (
-            PatchEmbed(
-                (config.temporal_ratio, config.spatial_ratio, config.spatial_ratio), widths[-1]
+        self.patch = (
+            PatchEncoder(
+                (config.temporal_ratio, config.spatial_ratio, config.spatial_ratio),
+                config.patch_features,
+                config.patch_experts,
+                config.latent_channels,
             )
-            if config.patch_shortcut
+            if config.patch_features
             else None
         )
         self.attention = FrameAttention(widths[-1], eps) if config.attention else None
@@ -60,11 +64,11 @@ class Encoder(nn.Module):
             Moments `[B, 2C, t, H/16, W/16]` (means, then log-variances) and the next state.
         """
         stream = Stream(state)
-        code = None if self.patch_embed is None else self.patch_embed(x_BCTHW, stream)
-        h = self.conv_in(space_to_depth(x_BCTHW, self.patch), stream)
+        features, code = (None, None) if self.patch is None else self.patch(x_BCTHW, stream)
+        h = self.conv_in(space_to_depth(x_BCTHW, self.fold), stream)
         for level, blocks in enumerate(self.levels):
-            if level == len(self.downs) and code is not None:
-                h = h + code
+            if level == len(self.downs) and features is not None:
+                h = h + features[:, : h.shape[1]]
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, stream)
             if level < len(self.downs):
@@ -72,7 +76,8 @@ class Encoder(nn.Module):
         if self.attention is not None:
             h = self.attention(h, stream)
         moments = self.conv_out(F.silu(self.norm_out(h)), stream)
-        if code is not None:  # the linear code reaches the means directly
-            mean = code[:, : self.latent_channels]
-            moments = moments + F.pad(mean, (0, 0, 0, 0, 0, 0, 0, self.latent_channels))
+        if code is not None:  # the transform code reaches the means directly
+            mean, logvar = moments.chunk(2, dim=1)
+            corrected = mean[:, :-PLACE_CHANNELS] + code[:, :-PLACE_CHANNELS]
+            moments = torch.cat([corrected, code[:, -PLACE_CHANNELS:].to(mean.dtype), logvar], 1)
         return moments, stream.next_state

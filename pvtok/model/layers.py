@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pvtok.kernels import causal_conv3d, next_past, rms_norm
 from pvtok.model.stream import Stream, StreamModule
@@ -65,8 +66,17 @@ class ResBlock(nn.Module):
         self.conv1 = CausalConv3d(channels, channels, taps)
         self.norm2 = RMSNorm(channels, eps)
         self.conv2 = CausalConv3d(channels, channels, taps).zero_()
+        self.recompute = False
+        """Keep only the input for the backward pass (gradient checkpointing, Chen et al. 2016,
+        arXiv 1604.06174)."""
 
     def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            out: Tensor = checkpoint(self._residual, x_BCTHW, stream, use_reentrant=False)
+            return out
+        return self._residual(x_BCTHW, stream)
+
+    def _residual(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
         h: Tensor = self.conv1(F.silu(self.norm1(x_BCTHW)), stream)
         h = self.conv2(F.silu(self.norm2(h)), stream)
         return x_BCTHW + h

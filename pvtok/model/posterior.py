@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -24,12 +23,9 @@ class Posterior:
         mean, logvar = moments_BCTHW.chunk(2, dim=1)
         return cls(mean, logvar.clamp(*LOGVAR_RANGE))
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw latents: mean + std * standard normal noise."""
-        noise = torch.randn(
-            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
-        )
-        return self.mean + (0.5 * self.logvar).exp() * noise
+    def sample(self, noise_BCTHW: Tensor) -> Tensor:
+        """Mean + std * noise, for standard normal noise of the mean's shape."""
+        return self.mean + (0.5 * self.logvar).exp() * noise_BCTHW.to(self.mean)
 
     def kl(self) -> Tensor:
         """KL divergence from the standard normal, in nats, per latent element (same shape)."""

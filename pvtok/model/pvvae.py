@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from pvtok.configs import ModelConfig
 from pvtok.model.decoder import Decoder
 from pvtok.model.encoder import Encoder
+from pvtok.model.layers import ResBlock
+from pvtok.model.patch_code import PLACE_CHANNELS, UNKNOWN
 from pvtok.model.posterior import Posterior
 from pvtok.model.resample import Upsample
 from pvtok.model.stream import State
@@ -26,6 +28,8 @@ class PVVAE(nn.Module):
         self.decoder = Decoder(config)
         if config.padding == "learnable":
             self.padding_token = nn.Parameter(torch.zeros(config.latent_channels))
+            if config.patch_features:
+                self.padding_token.data[-PLACE_CHANNELS:] = UNKNOWN
 
     def encode_step(self, x_BCTHW: Tensor, state: State | None = None) -> tuple[Posterior, State]:
         """Frames `[B, 3, T, H, W]` in [-1, 1] -> posterior `[B, C, t, H/16, W/16]`, next state."""
@@ -38,23 +42,36 @@ class PVVAE(nn.Module):
         return x, state
 
     def padding_latents(
-        self, like_BCTHW: Tensor, groups: int, generator: torch.Generator | None = None
+        self,
+        like_BCTHW: Tensor,
+        groups: int,
+        generator: torch.Generator | None = None,
+        noise_BCkhw: Tensor | None = None,
     ) -> Tensor:
         """Latents that hold no information on the input: `[B, C, groups, h, w]`.
 
-        The learned token at every position, or standard normal noise (paper, section "Predictive
-        reconstruction").
+        The learned token at every position, or standard normal noise, given or drawn (paper,
+        section "Predictive reconstruction").
         """
         B, C, _, h, w = like_BCTHW.shape
+        shape = (B, C, groups, h, w)
         if self.config.padding == "learnable":
-            token = self.padding_token.to(like_BCTHW.dtype)
-            return token.view(1, C, 1, 1, 1).expand(B, C, groups, h, w)
-        return torch.randn(
-            (B, C, groups, h, w),
-            generator=generator,
-            device=like_BCTHW.device,
-            dtype=like_BCTHW.dtype,
-        )
+            return self.padding_token.to(like_BCTHW.dtype).view(1, C, 1, 1, 1).expand(shape)
+        if noise_BCkhw is None:
+            noise_BCkhw = torch.randn(
+                shape, generator=generator, device=like_BCTHW.device, dtype=like_BCTHW.dtype
+            )
+        padding = noise_BCkhw.to(like_BCTHW, copy=True)
+        if self.config.patch_features:
+            padding[:, -PLACE_CHANNELS:] = UNKNOWN
+        return padding
+
+    def recompute_activations(self) -> PVVAE:
+        """Trade time for memory in training: blocks keep only their inputs. Returns itself."""
+        for module in self.modules():
+            if isinstance(module, ResBlock):
+                module.recompute = True
+        return self
 
     def prepare_inference(self) -> PVVAE:
         """Freeze and apply the exact inference-time rewrites. Returns itself."""

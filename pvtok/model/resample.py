@@ -119,33 +119,3 @@ class Upsample(StreamModule):
         if self.repeats:
             y = y + depth_to_space(x_BCTHW.repeat_interleave(self.repeats, dim=1), self.stride)
         return cut_first_group(y, self.stride[0], stream)
-
-
-class PatchEmbed(nn.Module):
-    """Linear map from whole `pt x ps x ps` blocks of pixels to one vector per latent position.
-
-    A stream's first frame is a block of itself, repeated.
-    """
-
-    def __init__(self, block: Stride, channels: int) -> None:
-        super().__init__()
-        self.block = block
-        self.linear = nn.Linear(3 * block[0] * block[1] * block[2], channels)
-
-    def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
-        blocks = space_to_depth(fill_first_group(x_BCTHW, self.block[0], stream), self.block)
-        y: Tensor = self.linear(blocks.movedim(1, -1))
-        return y.movedim(-1, 1)
-
-
-class PatchHead(nn.Module):
-    """The way back: one vector per latent position to a whole block of pixels."""
-
-    def __init__(self, block: Stride, channels: int) -> None:
-        super().__init__()
-        self.block = block
-        self.linear = nn.Linear(channels, 3 * block[0] * block[1] * block[2])
-
-    def forward(self, h_BCTHW: Tensor, stream: Stream) -> Tensor:
-        blocks = self.linear(h_BCTHW.movedim(1, -1)).movedim(-1, 1)
-        return cut_first_group(depth_to_space(blocks, self.block), self.block[0], stream)

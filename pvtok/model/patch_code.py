@@ -1,0 +1,162 @@
+"""A transform code of whole blocks beside the convolutions: linear maps that adapt to content.
+
+Every 4x16x16 block of pixels is mapped to features by one linear map. Between features and latents
+stand several experts, each a linear map of its own; the encoder takes the one that keeps most of a
+block's energy (K-subspaces, Ho et al. 2003, CVPR), and two latent channels carry the expert's place
+on a square grid. One place off the grid means that nothing is known of a block: its features are
+predicted from those before it. The choice of experts as an architecture is ours.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvtok.model.resample import (
+    Stride,
+    cut_first_group,
+    depth_to_space,
+    fill_first_group,
+    space_to_depth,
+)
+from pvtok.model.stream import Stream, StreamModule
+
+PLACE_CHANNELS = 2
+"""The last latent channels: where on the grid a block's expert stands."""
+GRID_EDGE = 1.5
+"""Places run from -1.5 to 1.5, so that these channels have about unit variance as the others."""
+UNKNOWN = 4.0
+"""The place of a block of which nothing is known, far off the grid."""
+PAST = 2
+"""Groups the extrapolation sees."""
+
+
+def expert_places(experts: int, device: torch.device) -> Tensor:
+    """`[K, 2]`: a square grid, row by row."""
+    side = math.isqrt(experts)
+    line = torch.linspace(-GRID_EDGE, GRID_EDGE, side, device=device)
+    return torch.cartesian_prod(line, line)
+
+
+class PatchEncoder(nn.Module):
+    """Pixels to features and latents. A stream's first frame is a block of itself, repeated."""
+
+    def __init__(self, block: Stride, features: int, experts: int, latent_channels: int) -> None:
+        super().__init__()
+        self.block = block
+        kept = latent_channels - PLACE_CHANNELS
+        self.linear = nn.Linear(3 * math.prod(block), features)
+        self.experts = nn.Parameter(torch.empty(experts, features, kept))
+        nn.init.normal_(self.experts, std=features**-0.5)
+        self.scale = nn.Parameter(torch.ones(kept))
+
+    def forward(self, x_BCTHW: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+        """Frames `[B, 3, T, H, W]` -> features `[B, D, t, h, w]` and latents `[B, C, t, h, w]`."""
+        blocks = space_to_depth(fill_first_group(x_BCTHW, self.block[0], stream), self.block)
+        features = self.linear(blocks.movedim(1, -1))
+        K, D, kept = self.experts.shape
+        flat = self.experts.permute(1, 0, 2).reshape(D, K * kept).to(features.dtype)
+        code = (features @ flat).unflatten(-1, (K, kept))
+        best = code.float().square().sum(-1).argmax(-1)
+        code = code.take_along_dim(best[..., None, None], dim=-2).squeeze(-2) / self.scale
+        place = expert_places(K, best.device)[best].to(code.dtype)
+        z = torch.cat([code, place], dim=-1)
+        return features.movedim(-1, 1), z.movedim(-1, 1)
+
+
+class PatchDecoder(nn.Module):
+    """Latents to features, and features to pixels."""
+
+    def __init__(self, block: Stride, features: int, experts: int, latent_channels: int) -> None:
+        super().__init__()
+        self.block = block
+        kept = latent_channels - PLACE_CHANNELS
+        self.experts = nn.Parameter(torch.empty(experts, kept, features))
+        nn.init.normal_(self.experts, std=kept**-0.5)
+        self.linear = nn.Linear(features, 3 * math.prod(block))
+        # Neighbours on the grid share a place half way between them, and fade quickly off it.
+        self.sharpness = 0.5 * (5 * (math.isqrt(experts) - 1) / (2 * GRID_EDGE)) ** 2
+
+    def features(self, z_BCTHW: Tensor) -> Tensor:
+        """Latents `[B, C, t, h, w]` -> features `[B, D, t, h, w]`."""
+        z = z_BCTHW.movedim(1, -1)
+        code, place = z[..., :-PLACE_CHANNELS], z[..., -PLACE_CHANNELS:].float()
+        K, kept, D = self.experts.shape
+        distance = (place[..., None, :] - expert_places(K, z.device)).square().sum(-1)
+        weights = torch.softmax(-self.sharpness * distance, dim=-1).to(z.dtype)
+        mixed = (weights[..., :, None] * code[..., None, :]).flatten(-2)
+        features: Tensor = mixed @ self.experts.view(K * kept, D).to(mixed.dtype)
+        return features.movedim(-1, 1)
+
+    def forward(self, features_BDTHW: Tensor, stream: Stream) -> Tensor:
+        """Features `[B, D, t, h, w]` -> frames `[B, 3, T, 16h, 16w]`."""
+        blocks = self.linear(features_BDTHW.movedim(1, -1)).movedim(-1, 1)
+        return cut_first_group(depth_to_space(blocks, self.block), self.block[0], stream)
+
+
+class Extrapolation(StreamModule):
+    """Puts features in the place of unknown blocks, from the two groups before; goes on from its
+    own predictions where several groups are unknown. Known blocks pass unchanged.
+
+    A linear map says what a block's features let expect of the same place a group later; it is
+    corrected by one map for each row of the experts' grid (how much a block moves within its group
+    says how far it can be foreseen) and by a small network that sees the neighbours.
+    """
+
+    SEEN = 64
+    """Leading features the network sees of two groups and all neighbours."""
+    WIDTH = 96
+    LEADING = 128
+    """Leading features that the rows' maps change."""
+
+    def __init__(self, features: int, experts: int, latent_channels: int) -> None:
+        super().__init__()
+        self.side = math.isqrt(experts)
+        seen, leading = min(self.SEEN, features), min(self.LEADING, features)
+        self.repeat = nn.Linear(features, features)
+        self.rows = nn.Parameter(torch.zeros(self.side, leading + 1, leading))
+        """The last input of each map is 1."""
+        self.around = nn.Conv2d(PAST * seen, self.WIDTH, 3, padding=1)
+        self.token = nn.Conv2d(latent_channels, self.WIDTH, 1, bias=False)
+        self.mix = nn.Conv2d(self.WIDTH, self.WIDTH, 3, padding=1)
+        self.out = nn.Conv2d(self.WIDTH, features, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, features_BDTHW: Tensor, z_BCTHW: Tensor, stream: Stream) -> Tensor:
+        """Features and the latents they came from -> features `[B, D, t, h, w]`."""
+        place = z_BCTHW[:, -PLACE_CHANNELS:]
+        unknown = (place.float() > (GRID_EDGE + UNKNOWN) / 2).all(1, keepdim=True)
+        # A block that is not known moves as it did when it last was: rows are kept with features.
+        both = torch.cat([features_BDTHW, place[:, :1].to(features_BDTHW.dtype)], dim=1)
+        past = list(stream.past(self, PAST, both).unbind(2))
+        for t, known in enumerate(both.unbind(2)):
+            before, last = past[-2:]
+            predicted = self.next(before[:, :-1], last[:, :-1], last[:, -1], z_BCTHW[:, :, t])
+            predicted = torch.cat([predicted.to(known.dtype), last[:, -1:]], dim=1)
+            past.append(torch.where(unknown[:, :, t], predicted, known))
+        stream.keep(self, torch.stack(past[-PAST:], dim=2))
+        return torch.stack(past[PAST:], dim=2)[:, :-1]
+
+    def next(
+        self, before_BDhw: Tensor, last_BDhw: Tensor, row_Bhw: Tensor, z_BChw: Tensor
+    ) -> Tensor:
+        """Features of the group after `last`, for padding latents `z`."""
+        seen, leading = self.around.in_channels // PAST, self.rows.shape[2]
+        last = last_BDhw.movedim(1, -1)
+        linear = self.repeat(last)
+        row = (row_Bhw.float() + GRID_EDGE) * ((self.side - 1) / (2 * GRID_EDGE))
+        row = row.round().clamp(0, self.side - 1).long()
+        chosen = F.one_hot(row, self.side).to(last.dtype)
+        ahead = F.pad(last[..., :leading], (0, 1), value=1.0)
+        mixed = (chosen[..., :, None] * ahead[..., None, :]).flatten(-2)
+        ahead = mixed @ self.rows.flatten(0, 1).to(mixed.dtype)
+        linear = (linear + F.pad(ahead, (0, linear.shape[-1] - leading))).movedim(-1, 1)
+        h = torch.cat([before_BDhw[:, :seen], last_BDhw[:, :seen]], dim=1)
+        h = F.silu(self.around(h) + self.token(z_BChw))
+        h = F.silu(self.mix(h))
+        out: Tensor = linear + self.out(h)
+        return out
