@@ -1,10 +1,12 @@
 """Reconstruction and prediction quality of models over a folder of clips.
 
-    python benchmarks/quality.py CLIPS --model tiny --model WORK/linear
+    python benchmarks/quality.py CLIPS --model tiny --model RUN/model
 
 Protocol: short side scaled to 256, centre crop 256x256. Reconstruction of the first 32 frames,
-fp32, posterior mean through float16 as a store keeps it; prediction of 8 frames from the first 9.
-Means over clips. Rows go to `results/quality.jsonl`.
+fp32, posterior mean through float16 as a store keeps it; prediction of 8 frames from the first 9,
+by the decoder alone and with the detail that `pvtok predict` carries over, beside repeating the
+last frame. LTD is the distance of adjacent latent frames, see `pvtok.training.validation`. Means
+over clips. Rows go to `results/quality.jsonl`.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from typing import Any
 import numpy as np
 import rows
 
+from pvtok.detail import carry_detail
 from pvtok.metrics import FrameMetrics, FrameMetricsResult
 from pvtok.tokenizer import Tokenizer
+from pvtok.training.validation import latent_temporal_distance
 from pvtok.video import ReadOptions, read_frames
 
 OPTIONS = ReadOptions(size=256, crop=True, max_frames=32)
@@ -43,19 +47,28 @@ def main() -> None:
 def measure(tok: Tokenizer, files: list[Path]) -> dict[str, Any]:
     """Means over clips."""
     whole: list[FrameMetricsResult] = []
-    predicted: list[list[float]] = []
-    copied: list[list[float]] = []
+    guesses: dict[str, list[list[float]]] = {
+        "predicted": [],
+        "predicted_detail": [],
+        "copy_last": [],
+    }
+    every_latent = []
     for file in files:
         frames = read_frames(file, OPTIONS)
         latents = tok.encode(frames).astype(np.float16)
+        every_latent.append(latents)
         metrics = FrameMetrics()
         metrics.update(frames, tok.decode(latents)[: len(frames)])
         whole.append(metrics.result())
         truth = frames[CONTEXT : CONTEXT + HORIZON]
         context = frames[:CONTEXT]
-        predicted.append(psnr(truth, tok.predict(context, HORIZON)))
-        copied.append(psnr(truth, np.repeat(context[-1:], HORIZON, axis=0)))
-    return {
+        plain = tok.predict(context, HORIZON, detail=False)
+        last = tok.decode(tok.encode(context))[CONTEXT - 1 : CONTEXT]
+        guesses["predicted"].append(psnr(truth, plain))
+        guesses["predicted_detail"].append(psnr(truth, carry_detail(plain, last, context[-1:])))
+        guesses["copy_last"].append(psnr(truth, np.repeat(context[-1:], HORIZON, axis=0)))
+    copied = np.mean(guesses["copy_last"], axis=1)
+    values: dict[str, Any] = {
         "clips": len(files),
         "frames": len(files) * int(np.mean([w.frames for w in whole])),
         "psnr": mean([w.psnr for w in whole]),
@@ -63,14 +76,14 @@ def measure(tok: Tokenizer, files: list[Path]) -> dict[str, Any]:
         "ssim": mean([w.ssim for w in whole if w.ssim is not None], 4),
         "ms_ssim": mean([w.ms_ssim for w in whole if w.ms_ssim is not None], 4),
         "psnr_worst_clip": round(min(w.psnr for w in whole), 2),
-        "psnr_predicted": mean(predicted),
-        "psnr_copy_last": mean(copied),
-        "psnr_predicted_by_frame": np.mean(predicted, axis=0).round(2).tolist(),
-        "psnr_copy_last_by_frame": np.mean(copied, axis=0).round(2).tolist(),
-        "clips_won_against_copy_last": int(
-            sum(np.mean(p) > np.mean(c) for p, c in zip(predicted, copied, strict=True))
-        ),
+        "ltd": round(latent_temporal_distance(every_latent) or 0.0, 4),
     }
+    for name, rows_of in guesses.items():
+        values[f"psnr_{name}"] = mean(rows_of)
+        values[f"psnr_{name}_by_frame"] = np.mean(rows_of, axis=0).round(2).tolist()
+        if name != "copy_last":
+            values[f"clips_won_{name}"] = int((np.mean(rows_of, axis=1) > copied).sum())
+    return values
 
 
 def psnr(truth: np.ndarray[Any, Any], frames: np.ndarray[Any, Any]) -> list[float]:

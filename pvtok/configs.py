@@ -80,6 +80,16 @@ class ModelConfig:
                     why="features must be at least the last width and the latent channels, "
                     f"{least}; latent channels at least 3",
                 )
+        if self.residual_shortcuts:
+            for fine, coarse, stride in zip(
+                self.widths, self.widths[1:], self.strides, strict=False
+            ):
+                if fine * math.prod(stride) % coarse:
+                    raise UsageError(
+                        f"widths = {self.widths}",
+                        why=f"{fine} * {math.prod(stride)} channels do not divide among {coarse}",
+                        fix="Use widths that double, or residual_shortcuts = false.",
+                    )
         if not set(self.temporal_taps) <= {1, 3}:
             raise UsageError(f"temporal_taps = {self.temporal_taps}", fix="Use 1 and 3.")
         if self.padding not in ("learnable", "gaussian"):

@@ -84,7 +84,7 @@ class Tokenizer:
                 why="this version has PyTorch operations only",
                 fix="Use 'auto' or 'torch'.",
             )
-        where = _device(device)
+        where = find_device(device)
         precision = _dtype(dtype, where)
         net, found = checkpoint.load(model)
         bundled = checkpoint.bundled_models().get(str(model))
@@ -368,7 +368,12 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _DTYPE_NAMES = {v: k for k, v in _DTYPES.items()}
 
 
-def _device(device: str) -> torch.device:
+def find_device(device: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` stands for here.
+
+    Raises:
+        UsageError: another name. MissingDependencyError: this machine has no such device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

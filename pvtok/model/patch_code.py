@@ -149,7 +149,7 @@ class Extrapolation(StreamModule):
         last = last_BDhw.movedim(1, -1)
         linear = self.repeat(last)
         row = (row_Bhw.float() + GRID_EDGE) * ((self.side - 1) / (2 * GRID_EDGE))
-        row = row.round().clamp(0, self.side - 1).long()
+        row = row.round().long().clamp(0, self.side - 1)  # of NaN, too, a number
         chosen = F.one_hot(row, self.side).to(last.dtype)
         ahead = F.pad(last[..., :leading], (0, 1), value=1.0)
         mixed = (chosen[..., :, None] * ahead[..., None, :]).flatten(-2)

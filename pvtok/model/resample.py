@@ -60,9 +60,6 @@ class Downsample(nn.Module):
         self.out_channels = out_channels
         taps = (3 if stride[0] == 2 else 1, 3, 3)
         self.conv = CausalConv3d(in_channels, out_channels, taps, stride)
-        volume = stride[0] * stride[1] * stride[2]
-        if shortcut and in_channels * volume % out_channels:
-            raise ValueError(f"{in_channels} * {volume} channels do not average to {out_channels}")
         self.shortcut = shortcut
 
     def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
@@ -87,8 +84,6 @@ class Upsample(StreamModule):
         self.bias = nn.Parameter(torch.zeros(out_channels))
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
         volume = stride[0] * stride[1] * stride[2]
-        if shortcut and out_channels * volume % in_channels:
-            raise ValueError(f"{in_channels} channels do not repeat to {out_channels} * {volume}")
         self.repeats = out_channels * volume // in_channels if shortcut else 0
         self.plain = False
         """Run the unfolded definition instead (tests compare the two)."""

@@ -47,8 +47,8 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     """Times the learning rate. Norms and shortcuts leave little to regularise."""
     fan_in_rates: bool = False
-    """Scale each weight's rate down by its fan-in, see `optimizer.rate_scale`: what a rate far
-    above the paper's needs."""
+    """Scale each weight's rate down by its fan-in, and that of fitted maps to a thousandth, see
+    `optimizer.rate_scale`: what a rate far above the paper's needs."""
     discriminator_lr: float | None = None
     """None is `lr`. It follows the same schedule."""
     clip_norm: float = 1.0
@@ -234,7 +234,18 @@ def load(config: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Train
     start = found.start
     if start not in ("random", "fitted", *checkpoint.bundled_models()):
         start = str(Path(start).absolute())
-    return dataclasses.replace(found, data=data, validation=validation, start=start)
+    stages = tuple(
+        dataclasses.replace(
+            stage,
+            losses=dataclasses.replace(
+                stage.losses,
+                lpips_weights=stage.losses.lpips_weights
+                and str(Path(stage.losses.lpips_weights).expanduser().absolute()),
+            ),
+        )
+        for stage in found.stages
+    )
+    return dataclasses.replace(found, data=data, validation=validation, start=start, stages=stages)
 
 
 def from_dict(values: Mapping[str, Any]) -> TrainConfig:

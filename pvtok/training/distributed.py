@@ -26,10 +26,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pvtok.errors import PvtokError, UsageError
 from pvtok.model.layers import ResBlock
-from pvtok.tokenizer import _device as find_device
+from pvtok.tokenizer import find_device
 
 TIMEOUT = timedelta(hours=2)
-"""Processes wait for the first one while it fits the linear start or validates."""
+"""Processes wait for the first one while it fits the start or validates."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from pvtok.training.config import OptimizerConfig
 from pvtok.training.distributed import distributed_like, gathered, local, whole
 
 FULL_RATE_FAN_IN = 500
-FITTED_RATE = 0.05
+FITTED_RATE = 0.001
+"""At 0.05 Adam's noise moved the maps of `tiny` by 1 to 6 % in 850 steps, which cost 0.35 dB."""
 
 
 def rate_scale(name: str, parameter: Tensor) -> float:

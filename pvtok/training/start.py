@@ -99,8 +99,7 @@ def start_fitted(model: PVVAE, fit: PatchFit) -> None:
     decoder.extrapolation.repeat.weight.copy_(fit.repeat[:-1].T)
     decoder.extrapolation.repeat.bias.copy_(fit.repeat[-1])
     decoder.extrapolation.rows.copy_(fit.rows)
-    encoder.conv_out.weight[: model.config.latent_channels] = 0
-    encoder.conv_out.weight[model.config.latent_channels :] = 0
+    encoder.conv_out.weight.zero_()
     decoder.conv_out.zero_()
 
 

@@ -224,6 +224,7 @@ class Trainer:
         state: dict[str, Any] = {
             "step": self.step,
             "samples": self.samples,
+            "processes": self.world.size,
             "pending": self.pending,
             "busy": self.busy,
             "model": gathered(self.model.state_dict()),
@@ -239,6 +240,11 @@ class Trainer:
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.step, self.samples = state["step"], state["samples"]
         self.pending, self.busy = state["pending"], state["busy"]
+        if state["processes"] != self.world.size:
+            self._say(
+                f"the run had {state['processes']} processes and goes on with {self.world.size}: "
+                "batches are of another size from here on"
+            )
         load_into(self.model, state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -615,13 +621,14 @@ def to_signed(x: Tensor) -> Tensor:
 def some_clips(
     data: TrainingData, config: TrainConfig, count: int, frames: int | None = None
 ) -> Iterator[Tensor]:
-    """The first `count` training clips, in the longest shape of the last stage or with so many
-    frames, in batches `[B, 3, T, S, S]`, uint8."""
+    """The first `count` training clips, in the longest shape of the last stage or of videos with so
+    many frames, in batches `[B, 3, T, S, S]`, uint8."""
     stage = config.stages[-1]
     largest = max(stage.shapes, key=lambda shape: (shape.frames, shape.size))
     shape = BatchShape(frames or largest.frames, largest.size, min(largest.batch, count))
     steps = range(-(-count // shape.batch))
-    for found in data.batches([shape], source=stage.source, steps=steps, first_sample=0):
+    source = "videos" if frames else stage.source
+    for found in data.batches([shape], source=source, steps=steps, first_sample=0):
         yield found.clips_BCTHW
 
 

@@ -218,7 +218,7 @@ def test_the_papers_recipe_has_the_papers_numbers() -> None:
 
 
 def test_the_ablation_is_small() -> None:
-    assert parameters("ablation") < parameters("tiny") / 14
+    assert parameters("ablation") < parameters("tiny") / 6
     assert load("ablation").data.procedural == 1.0
 
 

@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from pvtok.training.config import OptimizerConfig
-from pvtok.training.optimizer import Optimizer, learning_rate_factor, rate_scale
+from pvtok.training.optimizer import (
+    FITTED_RATE,
+    Optimizer,
+    learning_rate_factor,
+    rate_scale,
+)
 
 
 def test_the_schedule_warms_up_and_falls_to_its_end() -> None:
@@ -24,8 +29,8 @@ def test_wide_filters_and_linear_maps_move_less() -> None:
     assert rate_scale("decoder.conv_in.weight", torch.empty(8, 50, 3, 3, 3)) == 500 / 1350
     assert rate_scale("decoder.conv_in.weight", torch.empty(8, 4, 3, 3, 3)) == 1.0
     assert rate_scale("decoder.conv_in.bias", torch.empty(9000)) == 1.0
-    assert rate_scale("encoder.patch.linear.weight", torch.empty(8, 3072)) == 0.05
-    assert rate_scale("decoder.extrapolation.repeat.weight", torch.empty(8, 8)) == 0.05
+    assert rate_scale("encoder.patch.linear.weight", torch.empty(8, 3072)) == FITTED_RATE
+    assert rate_scale("decoder.extrapolation.repeat.weight", torch.empty(8, 8)) == FITTED_RATE
 
 
 def test_a_step_is_adamw_on_clipped_gradients() -> None:

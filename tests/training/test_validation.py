@@ -41,7 +41,7 @@ class Perfect(Tokenizer):
     def decode(self, latents):  # type: ignore[no-untyped-def, override]
         return (self.frames.astype(int) + self.off_by).clip(0, 255).astype(np.uint8)
 
-    def predict(self, context, frames=None, *, seed=0):  # type: ignore[no-untyped-def, override]
+    def predict(self, context, frames=None, *, detail=True, seed=0):  # type: ignore[no-untyped-def, override]
         after = self.frames[len(context) : len(context) + frames]
         return (after.astype(int) + self.off_by).clip(0, 255).astype(np.uint8)
 

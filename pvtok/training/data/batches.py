@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -222,8 +223,10 @@ def _end_with_parent(_: int) -> None:
     """End this worker as soon as the process that trains is gone, killed or not.
 
     torch's own watch is for the parent's process id, which here is that of the clean process, and
-    that one lives as long as any worker.
+    that one lives as long as any worker. Ctrl-C reaches all processes of a terminal; the one that
+    trains answers it, and still needs batches until its step is done.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
