@@ -92,6 +92,14 @@ def test_overrides(file: Path, override: str, key: str, value: object) -> None:
     assert differences(found, found) == []
 
 
+def test_a_path_of_loss_weights_outlives_the_folder(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = load(file, ["losses.lpips_weights=vgg.pth"])
+    assert {s.losses.lpips_weights for s in found.stages} == {str(tmp_path / "vgg.pth")}
+
+
 def test_paths_are_meant_from_the_current_folder(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
