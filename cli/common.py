@@ -18,6 +18,8 @@ import typer
 from pvtok.errors import MissingDependencyError, PvtokError, UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
     from pvtok.store import LatentStore
     from pvtok.tokenizer import Tokenizer
     from pvtok.video import ReadOptions
@@ -169,7 +171,8 @@ class Console:
             yield from _lines(what, total)
 
 
-def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress_bar(unit: str, *more: ProgressColumn) -> Progress:
+    """A bar on stderr that goes away when it is done: count, `unit`/s, time left, and `more`."""
     from rich.console import Console as RichConsole
     from rich.progress import (
         BarColumn,
@@ -184,16 +187,22 @@ def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed or 0:.1f} frames/s")
+            return Text(f"{task.speed or 0:.1f} {unit}/s")
 
-    columns = (
+    return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         Rate(),
         TimeRemainingColumn(),
+        *more,
+        console=RichConsole(stderr=True),
+        transient=True,
     )
-    with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+
+
+def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    with progress_bar("frames") as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.update(task, advance=count)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvtok.cli import common
-from pvtok.cli.common import Console, command
+from pvtok.cli.common import Console, command, progress_bar
 
 if TYPE_CHECKING:
     from pvtok.training.config import TrainConfig
@@ -164,32 +164,10 @@ def _progress(console: Console, steps: int) -> Iterator[Callable[[Progress], Non
     if console.quiet or not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
         yield lambda progress: None
         return
-    from rich.console import Console as RichConsole
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bar
-    from rich.text import Text
+    from rich.progress import TextColumn
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed or 0:.2f} steps/s")
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[terms]}"),
-    )
     shown = ("loss", "mse", "difference", "lpips", "kl", "adversarial", "discriminator")
-    with Bar(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+    with progress_bar("steps", TextColumn("{task.fields[terms]}")) as bar:
         task = bar.add_task("training", total=steps, terms="")
 
         def show(progress: Progress) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from pvtok.configs import ModelConfig
 from pvtok.errors import (
@@ -125,18 +127,9 @@ def load(model: str | os.PathLike[str]) -> tuple[PVVAE, Checkpoint]:
         ) from error
     with torch.device("meta"):
         net = PVVAE(checkpoint.config)
-    wanted = net.state_dict()
-    missing = sorted(wanted.keys() - tensors.keys())
-    unknown = sorted(tensors.keys() - wanted.keys())
-    shapes = sorted(
-        f"{k} is {tuple(tensors[k].shape)}, not {tuple(wanted[k].shape)}"
-        for k in wanted.keys() & tensors.keys()
-        if wanted[k].shape != tensors[k].shape
-    )
-    if missing or unknown or shapes:
+    if wrong := misfit(net.state_dict(), tensors):
         raise CheckpointError(
-            f"the weights in {checkpoint.folder} do not fit its configuration",
-            why=f"missing {missing}, unknown {unknown}, wrong shapes {shapes}",
+            f"the weights in {checkpoint.folder} do not fit its configuration", why=wrong
         )
     net.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True, assign=True)
     return net, checkpoint
@@ -181,3 +174,17 @@ def save(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return inspect(target)
+
+
+def misfit(wanted: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> str | None:
+    """In what names and shapes `held` differs from `wanted`; None where it fits."""
+    missing = sorted(wanted.keys() - held.keys())
+    unknown = sorted(held.keys() - wanted.keys())
+    shapes = sorted(
+        f"{name} is {tuple(held[name].shape)}, not {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & held.keys()
+        if held[name].shape != wanted[name].shape
+    )
+    if missing or unknown or shapes:
+        return f"missing {missing}, unknown {unknown}, wrong shapes {shapes}"
+    return None

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pvtok.checkpoint import file_sha256
+from pvtok.checkpoint import file_sha256, misfit
 from pvtok.errors import (
     CheckpointError,
     CorruptCheckpointError,
@@ -220,17 +220,10 @@ def _backbone_weights(
     tensors = _read(path)
     wanted = {f"features.{name}": tensor for name, tensor in layers.state_dict().items()}
     held = {name: t for name, t in tensors.items() if not name.startswith("classifier.")}
-    missing = sorted(wanted.keys() - held.keys())
-    unknown = sorted(held.keys() - wanted.keys())
-    shapes = sorted(
-        f"{name} is {tuple(held[name].shape)}, not {tuple(wanted[name].shape)}"
-        for name in wanted.keys() & held.keys()
-        if held[name].shape != wanted[name].shape
-    )
-    if missing or unknown or shapes:
+    if wrong := misfit(wanted, held):
         raise CheckpointError(
             f"{path} holds another network than {net}",
-            why=f"missing {missing}, unknown {unknown}, wrong shapes {shapes}",
+            why=wrong,
             fix=f"lpips_net = {net!r} takes {known.url}.",
         )
     broken = sorted(name for name, tensor in held.items() if not tensor.isfinite().all())
