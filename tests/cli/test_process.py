@@ -123,7 +123,13 @@ def test_interrupting_keeps_the_work(
     run: Run, long_scene: Path, tmp_path: Path, sign: signal.Signals
 ) -> None:
     command = [*SLOWED, "encode", str(long_scene), "-o", "a.zarr"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Under a shell that put the tests in the background SIGINT would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     checkpoints = tmp_path / "a.zarr.partial"
     while process.poll() is None and not list(checkpoints.glob("checkpoint-[2-9]*")):
         time.sleep(0.01)
