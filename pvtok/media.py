@@ -67,7 +67,11 @@ def _expand(path: Path, suffixes: Collection[str], kind: str) -> list[Media]:
             raise UsageError(f"no {kind} in {str(path)!r}", why=f"searched in depth for {shown}")
         return [Media(file, held_out=False) for file in inside]
     if not path.is_file():
-        raise UsageError(f"{str(path)!r} is neither a file nor a folder", why=f"named for {kind}")
+        raise UsageError(
+            f"{str(path)!r} is neither a file nor a folder",
+            why=f"named for {kind}",
+            fix=f"In a configuration it is data.{kind}: --set data.{kind}=FOLDER.",
+        )
     if path.suffix.lower() not in MANIFEST_SUFFIXES:
         return [Media(path, held_out=False)]
     listed = list(_rows(path))
