@@ -100,6 +100,11 @@ class ModelConfig:
                 raise UsageError(f"{field} has {len(value)} values for {self.latent_channels}")
 
     @property
+    def block(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of pixels that one latent stands for."""
+        return (self.temporal_ratio, self.spatial_ratio, self.spatial_ratio)
+
+    @property
     def strides(self) -> tuple[tuple[int, int, int], ...]:
         """(time, height, width) stride between one level and the next."""
         space_only = {1: 2, 2: 1, 4: 0}[self.patch_size]

@@ -30,7 +30,9 @@ class Media(NamedTuple):
     held_out: bool
 
 
-def find_media(names: Sequence[str], suffixes: Collection[str], kind: str) -> list[Media]:
+def find_media(
+    names: Sequence[str], suffixes: Collection[str], kind: str, *, key: str = ""
+) -> list[Media]:
     """The files that `names` stand for, each once, in an order that depends on the names alone.
 
     Args:
@@ -40,6 +42,7 @@ def find_media(names: Sequence[str], suffixes: Collection[str], kind: str) -> li
             "train" (or nothing) is to be trained on, "val" is held out, and the rest is left out.
             Its relative paths start at the manifest.
         kind: what is looked for, for messages: "videos" or "images".
+        key: of the configuration that holds `names`, if one does: for messages, too.
 
     Raises:
         UsageError: a name of nothing, a folder with nothing of the kind in it, a manifest that
@@ -48,18 +51,18 @@ def find_media(names: Sequence[str], suffixes: Collection[str], kind: str) -> li
     found: dict[Path, Media] = {}
     for name in names:
         path = Path(name).expanduser()
-        for media in _expand(path, suffixes, kind):
+        for media in _expand(path, suffixes, kind, key):
             # One file under two names is one file, and held out if any name says so.
-            key = media.path.resolve()
-            known = found.get(key)
+            file = media.path.resolve()
+            known = found.get(file)
             if known is None:
-                found[key] = media
+                found[file] = media
             elif media.held_out:
-                found[key] = known._replace(held_out=True)
+                found[file] = known._replace(held_out=True)
     return list(found.values())
 
 
-def _expand(path: Path, suffixes: Collection[str], kind: str) -> list[Media]:
+def _expand(path: Path, suffixes: Collection[str], kind: str, key: str) -> list[Media]:
     if path.is_dir():
         inside = sorted(_walk(path, suffixes))
         if not inside:
@@ -70,7 +73,7 @@ def _expand(path: Path, suffixes: Collection[str], kind: str) -> list[Media]:
         raise UsageError(
             f"{str(path)!r} is neither a file nor a folder",
             why=f"named for {kind}",
-            fix=f"In a configuration it is data.{kind}: --set data.{kind}=FOLDER.",
+            fix=f"In a configuration it is {key}: --set {key}=FOLDER." if key else "",
         )
     if path.suffix.lower() not in MANIFEST_SUFFIXES:
         return [Media(path, held_out=False)]

@@ -41,7 +41,7 @@ class Decoder(nn.Module):
         self.patch: PatchDecoder | None = None
         if config.patch_features:
             self.patch = PatchDecoder(
-                (config.temporal_ratio, config.spatial_ratio, config.spatial_ratio),
+                config.block,
                 config.patch_features,
                 config.patch_experts,
                 config.latent_channels,

@@ -37,7 +37,7 @@ class Encoder(nn.Module):
         )
         self.patch = (
             PatchEncoder(
-                (config.temporal_ratio, config.spatial_ratio, config.spatial_ratio),
+                config.block,
                 config.patch_features,
                 config.patch_experts,
                 config.latent_channels,

@@ -41,6 +41,17 @@ def expert_places(experts: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(line, line)
 
 
+def steps_per_unit(experts: int) -> float:
+    """Expert places there are, along an axis of the grid, to a unit of its channel."""
+    return (math.isqrt(experts) - 1) / (2 * GRID_EDGE)
+
+
+def mixed_maps(x: Tensor, weights: Tensor, maps_KIO: Tensor) -> Tensor:
+    """Mix what `K` linear maps give: `[..., I]` and weights `[..., K]` -> `[..., O]`."""
+    both = (weights[..., :, None] * x[..., None, :]).flatten(-2)
+    return both @ maps_KIO.flatten(0, 1).to(both.dtype)
+
+
 class PatchEncoder(nn.Module):
     """Pixels to features and latents. A stream's first frame is a block of itself, repeated."""
 
@@ -78,18 +89,16 @@ class PatchDecoder(nn.Module):
         nn.init.normal_(self.experts, std=kept**-0.5)
         self.linear = nn.Linear(features, 3 * math.prod(block))
         # Neighbours on the grid share a place half way between them, and fade quickly off it.
-        self.sharpness = 0.5 * (5 * (math.isqrt(experts) - 1) / (2 * GRID_EDGE)) ** 2
+        self.sharpness = 0.5 * (5 * steps_per_unit(experts)) ** 2
 
     def features(self, z_BCTHW: Tensor) -> Tensor:
         """Latents `[B, C, t, h, w]` -> features `[B, D, t, h, w]`."""
         z = z_BCTHW.movedim(1, -1)
         code, place = z[..., :-PLACE_CHANNELS], z[..., -PLACE_CHANNELS:].float()
-        K, kept, D = self.experts.shape
-        distance = (place[..., None, :] - expert_places(K, z.device)).square().sum(-1)
+        places = expert_places(len(self.experts), z.device)
+        distance = (place[..., None, :] - places).square().sum(-1)
         weights = torch.softmax(-self.sharpness * distance, dim=-1).to(z.dtype)
-        mixed = (weights[..., :, None] * code[..., None, :]).flatten(-2)
-        features: Tensor = mixed @ self.experts.view(K * kept, D).to(mixed.dtype)
-        return features.movedim(-1, 1)
+        return mixed_maps(code, weights, self.experts).movedim(-1, 1)
 
     def forward(self, features_BDTHW: Tensor, stream: Stream) -> Tensor:
         """Features `[B, D, t, h, w]` -> frames `[B, 3, T, 16h, 16w]`."""
@@ -114,10 +123,10 @@ class Extrapolation(StreamModule):
 
     def __init__(self, features: int, experts: int, latent_channels: int) -> None:
         super().__init__()
-        self.side = math.isqrt(experts)
+        self.steps = steps_per_unit(experts)
         seen, leading = min(self.SEEN, features), min(self.LEADING, features)
         self.repeat = nn.Linear(features, features)
-        self.rows = nn.Parameter(torch.zeros(self.side, leading + 1, leading))
+        self.rows = nn.Parameter(torch.zeros(math.isqrt(experts), leading + 1, leading))
         """The last input of each map is 1."""
         self.around = nn.Conv2d(PAST * seen, self.WIDTH, 3, padding=1)
         self.token = nn.Conv2d(latent_channels, self.WIDTH, 1, bias=False)
@@ -148,12 +157,10 @@ class Extrapolation(StreamModule):
         seen, leading = self.around.in_channels // PAST, self.rows.shape[2]
         last = last_BDhw.movedim(1, -1)
         linear = self.repeat(last)
-        row = (row_Bhw.float() + GRID_EDGE) * ((self.side - 1) / (2 * GRID_EDGE))
-        row = row.round().long().clamp(0, self.side - 1)  # of NaN, too, a number
-        chosen = F.one_hot(row, self.side).to(last.dtype)
-        ahead = F.pad(last[..., :leading], (0, 1), value=1.0)
-        mixed = (chosen[..., :, None] * ahead[..., None, :]).flatten(-2)
-        ahead = mixed @ self.rows.flatten(0, 1).to(mixed.dtype)
+        row = (row_Bhw.float() + GRID_EDGE) * self.steps
+        row = row.round().long().clamp(0, len(self.rows) - 1)  # of NaN, too, a number
+        chosen = F.one_hot(row, len(self.rows)).to(last.dtype)
+        ahead = mixed_maps(F.pad(last[..., :leading], (0, 1), value=1.0), chosen, self.rows)
         linear = (linear + F.pad(ahead, (0, linear.shape[-1] - leading))).movedim(-1, 1)
         h = torch.cat([before_BDhw[:, :seen], last_BDhw[:, :seen]], dim=1)
         h = F.silu(self.around(h) + self.token(z_BChw))

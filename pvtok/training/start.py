@@ -19,9 +19,9 @@ from pvtok.configs import ModelConfig
 from pvtok.model import PVVAE
 from pvtok.model.patch_code import PLACE_CHANNELS, Extrapolation
 from pvtok.model.resample import space_to_depth
+from pvtok.training.data import to_signed
+from pvtok.training.losses import RELATIVE_FLOOR
 
-FLOOR = 1e-4
-"""Mean squared error, for values in [-1, 1], below which errors no longer weigh more: 46 dB."""
 RIDGE = 1e-3
 STILL_SHARE = 16
 """One in so many blocks stands still, as the first frame of every clip does."""
@@ -61,8 +61,7 @@ def fit_patch_code(
         config: of a model with a patch code; gives the sizes.
         rounds: alternations for each number of experts on the way up, and on all blocks.
     """
-    block = (config.temporal_ratio, config.spatial_ratio, config.spatial_ratio)
-    features, experts = config.patch_features, config.patch_experts
+    block, features, experts = config.block, config.patch_features, config.patch_experts
     kept = config.latent_channels - PLACE_CHANNELS
     generator = torch.Generator().manual_seed(seed)
     sample = _sample_blocks(clips, block, features, generator)
@@ -99,7 +98,7 @@ def start_fitted(model: PVVAE, fit: PatchFit) -> None:
     decoder.extrapolation.repeat.weight.copy_(fit.repeat[:-1].T)
     decoder.extrapolation.repeat.bias.copy_(fit.repeat[-1])
     decoder.extrapolation.rows.copy_(fit.rows)
-    encoder.conv_out.weight.zero_()
+    encoder.conv_out.zero_()
     decoder.conv_out.zero_()
 
 
@@ -130,7 +129,7 @@ def _sample_blocks(
     total, outer = torch.zeros(P).double(), torch.zeros(P, P).double()
     chunks = list(torch.cat(pixels).split(16384))
     for chunk in chunks:
-        x = chunk.float() / 127.5 - 1.0
+        x = to_signed(chunk)
         total += x.sum(0).double()
         outer += (x.T @ x).double()
     mean = total / count
@@ -138,7 +137,7 @@ def _sample_blocks(
     basis = vectors.flip(1)[:, :features].contiguous()
     reduced, beyond = [], []
     for chunk in chunks:
-        x = chunk.float() / 127.5 - 1.0 - mean.float()
+        x = to_signed(chunk) - mean.float()
         y = x @ basis
         reduced.append(y.half())
         beyond.append((x.square().sum(1) - y.square().sum(1)).clamp(min=0))
@@ -291,5 +290,5 @@ def _weights(error: Tensor, picture: Tensor, pixels: int) -> Tensor:
     """One over the mean error of the picture a block is from, with mean 1."""
     count = torch.bincount(picture).clamp(min=1)
     per_picture = torch.zeros(len(count)).index_add_(0, picture, error) / count
-    weights = 1 / (per_picture / pixels + FLOOR)[picture]
+    weights = 1 / (per_picture / pixels + RELATIVE_FLOOR)[picture]
     return weights / weights.mean()

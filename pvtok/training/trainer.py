@@ -32,7 +32,7 @@ from pvtok.training.adversarial import (
     generator_loss,
 )
 from pvtok.training.config import Stage, TrainConfig
-from pvtok.training.data import Batch, BatchShape, TrainingData
+from pvtok.training.data import Batch, BatchShape, TrainingData, to_signed
 from pvtok.training.distributed import World, data_parallel, gathered, load_into, shard
 from pvtok.training.ema import MovingAverage
 from pvtok.training.losses import LossConfig, Terms, reconstruction_terms
@@ -605,17 +605,6 @@ class Discriminator(nn.Module):
     def __init__(self, patches: PatchDiscriminator3d) -> None:
         super().__init__()
         self.patches, self.lecam = patches, LeCam()
-
-
-def to_signed(x: Tensor) -> Tensor:
-    """uint8 0..255 -> fp32 in [-1, 1].
-
-    Raises:
-        TypeError: other values, which have another range.
-    """
-    if x.dtype != torch.uint8:
-        raise TypeError(f"clips are uint8, not {x.dtype}")
-    return x.float() / 127.5 - 1.0
 
 
 def some_clips(

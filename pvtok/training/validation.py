@@ -89,7 +89,8 @@ def validation_clips(config: TrainConfig, held_out: Sequence[Path]) -> tuple[lis
     wanted = config.validation
     options = ReadOptions(size=wanted.size, crop=True, max_frames=wanted.frames, tonemap=True)
     if wanted.clips:
-        held_out = [m.path for m in find_media(wanted.clips, VIDEO_SUFFIXES, "videos")]
+        found = find_media(wanted.clips, VIDEO_SUFFIXES, "videos", key="validation.clips")
+        held_out = [media.path for media in found]
     clips, notices = [], []
     for path in held_out[: wanted.limit]:
         try:

@@ -18,11 +18,11 @@ from pvtok.configs import ModelConfig
 from pvtok.errors import NonFiniteError, OutputExistsError, StoreError, UsageError
 from pvtok.model import PVVAE
 from pvtok.training import trainer as module
-from pvtok.training.data import Batch, BatchShape, TrainingData, render_clip
+from pvtok.training.data import Batch, BatchShape, TrainingData, render_clip, to_signed
 from pvtok.training.randomness import numpy_generator
 from pvtok.training.run_folder import RunFolder
 from pvtok.training.start import PatchFit, start_fitted
-from pvtok.training.trainer import Progress, Trainer, to_signed
+from pvtok.training.trainer import Progress, Trainer
 from tests.models import SMALL, small_model
 from tests.training.runs import config, equal, one_stage, rows, saved, weights
 

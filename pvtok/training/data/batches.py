@@ -38,6 +38,17 @@ class Batch:
     indices: tuple[int, ...]
 
 
+def to_signed(x: Tensor) -> Tensor:
+    """uint8 0..255 -> fp32 in [-1, 1].
+
+    Raises:
+        TypeError: other values, which have another range.
+    """
+    if x.dtype != torch.uint8:
+        raise TypeError(f"clips are uint8, not {x.dtype}")
+    return x.float() / 127.5 - 1.0
+
+
 def shape_at(shapes: Sequence[BatchShape], seed: int, step: int) -> BatchShape:
     """The shape of a step's batch: any of the shapes, equally likely, the same on all processes."""
     if len(shapes) == 1:
@@ -61,8 +72,8 @@ class TrainingData:
             UsageError: a name that stands for no file, or nothing is left to train on.
         """
         self.config, self.seed = config, seed
-        videos = find_media(config.videos, VIDEO_SUFFIXES, "videos")
-        images = find_media(config.images, IMAGE_SUFFIXES, "images")
+        videos = find_media(config.videos, VIDEO_SUFFIXES, "videos", key="data.videos")
+        images = find_media(config.images, IMAGE_SUFFIXES, "images", key="data.images")
         self.files, self.held_out = _split(videos, config.hold_out, "videos")
         self.images, self.held_out_images = _split(images, config.hold_out, "images")
         self._failures: dict[Path, str] = {}
