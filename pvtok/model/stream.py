@@ -29,6 +29,10 @@ class Stream:
         if self.first:
             B, C, _, H, W = like.shape
             return like.new_zeros(B, C, frames, H, W)
+        return self.kept(module)
+
+    def kept(self, module: StreamModule) -> Tensor:
+        """What `module` kept in the step before; not for a stream's first step."""
         return self._past[module.path]
 
     def keep(self, module: StreamModule, frames: Tensor) -> None:
