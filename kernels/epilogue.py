@@ -58,7 +58,7 @@ def finish(
         raw_desc.store([batch, start - K * S, column], out[None, :, :])
     if gain_ptr is not None:
         out = normed(out, column + tl.arange(0, BN), gain_ptr, eps, channels, C)
-    if past_desc is not None:
+    if past_desc is not None:  # noqa: SIM102 (known when compiling)
         if start < K * S:
             past = past_desc.load([batch, start, column]).reshape(BM, BN)
             out = tl.where((frame < K)[:, None], past, out)

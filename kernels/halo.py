@@ -78,7 +78,7 @@ def finish_reference(
         The output in halo layout, the raw result in halo layout without a past, and the kept
         frames; empty tensors for what was not asked for.
     """
-    B, T, H, W, C = value_BTHWC.shape
+    T = value_BTHWC.shape[1]
     rounded = value_BTHWC.to(dtype)
     none = rounded.new_zeros(0)
     raw_out = to_halo(rounded) if raw else none

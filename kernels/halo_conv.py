@@ -1,6 +1,5 @@
 """Causal convolution of stride 1 in halo layout: Triton kernel, reference, registration."""
 
-import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
@@ -12,7 +11,7 @@ from pvtok.kernels.registration import Buffers, boxes, buffers, descriptor, regi
 from pvtok.kernels.tiles import Tile, tile_for
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "W", "first", "x_front", "residual_front", "channels"])
 def conv_kernel(
     x_desc,  # [B * (KX + T) * S, C]
     w_desc,  # [taps * C, O]
@@ -101,7 +100,7 @@ def launch(
     out = allocate(x, weight, x_front, front, keep, raw)
     B, frames, H1, W1, C = x.shape
     O, T = weight.shape[1], frames - x_front
-    tile = tile or tile_for("conv", x, C, O, time_taps, space_taps, normed=gain is not None)
+    tile = tile or tile_for("conv", x, out.out, time_taps, space_taps, normed=gain is not None)
     rows = (front + T) * H1 * W1
     grid = (triton.cdiv(rows, tile.m) * triton.cdiv(O, tile.n), B)
     conv_kernel[grid](
@@ -138,9 +137,7 @@ def launch(
     return out.results()
 
 
-def allocate(
-    x: Tensor, weight: Tensor, x_front: int, front: int, keep: int, raw: bool
-) -> Buffers:
+def allocate(x: Tensor, weight: Tensor, x_front: int, front: int, keep: int, raw: bool) -> Buffers:
     B, frames, H1, W1, _ = x.shape
     return buffers(x, (B, frames - x_front, H1, W1, weight.shape[1]), front, keep, raw)
 

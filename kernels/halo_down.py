@@ -1,6 +1,5 @@
 """Strided causal convolution in halo layout: Triton kernel, reference, registration."""
 
-import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
@@ -11,15 +10,13 @@ from pvtok.kernels.halo import finish_reference, interior
 from pvtok.kernels.registration import Buffers, boxes, buffers, descriptor, register
 from pvtok.kernels.tiles import Tile, tile_for
 
-TAPS = 9
-"""Taps of a filter in one frame: 3 x 3."""
 
-
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "W", "x_frames", "x_front", "first", "channels"])
 def down_kernel(
     x_ptr,
     w_desc,  # [taps * C, O]
     bias_ptr,
+    residual_desc,  # [B, T * S, O]
     gain_ptr,
     out_desc,
     raw_desc,
@@ -37,7 +34,6 @@ def down_kernel(
     O: tl.constexpr,
     KT: tl.constexpr,
     ST: tl.constexpr,
-    AVERAGED: tl.constexpr,
     K: tl.constexpr,
     KEEP: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -60,48 +56,25 @@ def down_kernel(
     last = tl.minimum(start + BM - 1, (K + T) * S - 1) // S - K
     skipped = tl.where((first != 0) & (last == 0), KT - 1, 0)
     skipped = tl.where(last < 0, KT, skipped)
-    # The filter's last tap meets frame `ST * t`, counted in the stream, whose first `front` frames
-    # are the past: in halo frames, tap `dt` of output `t` is `ST * t + dt + ahead`.
+    # In frames of the buffer, tap `dt` of output `t` is `ST * t + dt + ahead`.
     ahead = x_front - (KT - 1) if ST == 1 else x_front - tl.where(first != 0, KT - 1, KT - 2)
-    base = x_ptr + batch.to(tl.int64) * x_frames * x_size * C
+    origin = batch.to(tl.int64) * x_frames * x_size
+    row = origin + (ST * (frame - K) + ahead).to(tl.int64) * x_size + 2 * y * x_width + 2 * x
+    addresses = x_ptr + row[:, None] * C + tl.arange(0, BK)[None, :]
     acc = tl.zeros([BM, BN], tl.float32)
     for i in range(skipped * 9 * BLOCKS_K, KT * 9 * BLOCKS_K):
         tap = i // BLOCKS_K
         k = i % BLOCKS_K * BK
-        dt = tap // 9
-        dy = tap // 3 % 3 - 1
-        dx = tap % 3 - 1
-        row = (ST * (frame - K) + dt + ahead).to(tl.int64) * x_size
-        row += (2 * y + dy) * x_width + 2 * x + dx
+        shift = tap // 9 * x_size + (tap // 3 % 3 - 1) * x_width + tap % 3 - 1
         # The border before the very first row lies outside the buffer.
-        there = wanted & (row + batch.to(tl.int64) * x_frames * x_size >= 0)
-        a = tl.load(
-            base + row[:, None] * C + (k + tl.arange(0, BK))[None, :],
-            mask=there[:, None],
-            other=0.0,
-        )
+        there = wanted & (row + shift >= 0)
+        a = tl.load(addresses + (shift.to(tl.int64) * C + k), mask=there[:, None], other=0.0)
         acc = tl.dot(a, w_desc.load([tap * C + k, column]), acc, input_precision=PRECISION)
 
     cols = column + tl.arange(0, BN)
     acc += tl.load(bias_ptr + cols, mask=cols < O, other=0.0)[None, :]
-    if AVERAGED > 0:
-        # The mean over `AVERAGED` consecutive channels of space-to-depth, ordered (C, t, y, x).
-        mean = tl.zeros([BM, BN], tl.float32)
-        for i in tl.static_range(AVERAGED):
-            item = cols * AVERAGED + i
-            channel = item // (4 * ST)
-            t = ST * (frame - K)[:, None] + (item // 4 % ST)[None, :]
-            # A stream's first frame makes a group of its own, repeated.
-            t = tl.where(first != 0, tl.maximum(t - (ST - 1), 0), t)
-            row = (x_front + t).to(tl.int64) * x_size
-            row += (2 * y[:, None] + (item // 2 % 2)[None, :]) * x_width
-            row += 2 * x[:, None] + (item % 2)[None, :]
-            mean += tl.load(
-                base + row * C + channel[None, :],
-                mask=wanted[:, None] & (channel < C)[None, :],
-                other=0.0,
-            ).to(tl.float32)
-        acc += mean / AVERAGED
+    if residual_desc is not None:
+        acc += residual_desc.load([batch, start - K * S, column]).reshape(BM, BN).to(tl.float32)
     finish(
         acc, start, batch, column, gain_ptr, out_desc, raw_desc, past_desc, keep_desc,
         T, H, W, eps, channels, O, K, KEEP, BM, BN,
@@ -112,12 +85,12 @@ def launch(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
+    residual: Tensor | None,
     gain: Tensor | None,
     past: Tensor | None,
     x_front: int,
     time_taps: int,
     time_stride: int,
-    averaged: int,
     first: bool,
     front: int,
     keep: int,
@@ -131,12 +104,13 @@ def launch(
     out = allocate(x, weight, x_front, time_stride, first, front, keep, raw)
     B, _, H1, W1, O = out.out.shape
     C, T = x.shape[-1], out.out.shape[1] - front
-    tile = tile or tile_for("down", x, C, O, time_taps, 3, normed=gain is not None)
+    tile = tile or tile_for("down", x, out.out, time_taps, 3, normed=gain is not None)
     grid = (triton.cdiv((front + T) * H1 * W1, tile.m) * triton.cdiv(O, tile.n), B)
     down_kernel[grid](
         x,
         descriptor(weight, (tile.k, tile.n)),
         bias,
+        boxes(residual, tile),
         gain,
         boxes(out.out, tile),
         boxes(out.raw, tile),
@@ -154,7 +128,6 @@ def launch(
         O=O,
         KT=time_taps,
         ST=time_stride,
-        AVERAGED=averaged,
         K=front,
         KEEP=keep,
         PRECISION="tf32" if tf32 else "ieee",
@@ -187,12 +160,12 @@ def reference(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
+    residual: Tensor | None,
     gain: Tensor | None,
     past: Tensor | None,
     x_front: int,
     time_taps: int,
     time_stride: int,
-    averaged: int,
     first: bool,
     front: int,
     keep: int,
@@ -207,27 +180,20 @@ def reference(
     seen = interior(x, x_front - behind).movedim(-1, 1).float()
     w = weight.view(time_taps, 3, 3, C, O).permute(4, 3, 0, 1, 2).float()
     value = F.conv3d(seen, w, bias, stride=(st, 2, 2), padding=(0, 1, 1)).movedim(1, -1)
-    if averaged:
-        now = interior(x, x_front).float()
-        if first:
-            now = torch.cat([now[:, :1]] * (st - 1) + [now], dim=1)
-        B, T, H, W, _ = now.shape
-        folded = now.view(B, T // st, st, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 5, 7, 2, 4, 6)
-        folded = folded.reshape(B, T // st, H // 2, W // 2, C * st * 4)
-        folded = F.pad(folded, (0, max(0, O * averaged - folded.shape[-1])))[..., : O * averaged]
-        value = value + folded.unflatten(-1, (O, averaged)).mean(-1)
+    if residual is not None:
+        value = value + interior(residual, 0).float()
     return finish_reference(value, x.dtype, gain, eps, channels, past, front, keep, raw)
 
 
 def fake(*args: object) -> tuple[Tensor, Tensor, Tensor]:
-    x, weight, x_front, st = args[0], args[1], args[5], args[7]
+    x, weight, x_front, st = args[0], args[1], args[6], args[8]
     first, front, keep, raw = args[9:13]
     return allocate(x, weight, x_front, st, first, front, keep, raw).results()  # type: ignore[arg-type]
 
 
 down = register(
-    "halo_down(Tensor x, Tensor weight, Tensor bias, Tensor? gain, Tensor? past, int x_front, "
-    "int time_taps, int time_stride, int averaged, bool first, int front, int keep, bool raw, "
+    "halo_down(Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? gain, Tensor? past, "
+    "int x_front, int time_taps, int time_stride, bool first, int front, int keep, bool raw, "
     "float eps, int channels, bool tf32) -> (Tensor, Tensor, Tensor)",
     launch,
     reference,
@@ -236,7 +202,6 @@ down = register(
 """Causal convolution of space stride 2 and time stride 1 or 2, 3 x 3 taps in space.
 
 With time stride 2 the past in front of `x` is two zero frames where `first`, one frame later, and
-`1 + 2m` frames become `1 + m`, later `2m` become `m`. `averaged` > 0 adds the shortcut of
-`model.resample.Downsample`: the mean of so many channels of space-to-depth. The rest as in
-`halo_conv.conv`.
+`1 + 2m` frames become `1 + m`, later `2m` become `m`. `residual` has no past in front. The rest as
+in `halo_conv.conv`.
 """

@@ -10,7 +10,7 @@ from pvtok.kernels.registration import Buffers, boxes, buffers, register
 from pvtok.kernels.tiles import Tile, tile_for
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "W", "x_front", "channels"])
 def norm_kernel(
     x_desc,  # [B, (x_front + T) * S, C]
     gain_ptr,
@@ -55,7 +55,7 @@ def launch(
     out = allocate(x, x_front, front, keep)
     B, frames, H1, W1, C = x.shape
     T = frames - x_front
-    tile = tile or tile_for("norm", x, C, C, 1, 1, normed=True)
+    tile = tile or tile_for("norm", x, out.out, 1, 1, normed=True)
     norm_kernel[(triton.cdiv((front + T) * H1 * W1, tile.m), B)](
         boxes(x, tile),
         gain,

@@ -11,12 +11,12 @@ from pvtok.kernels.halo import aligned, finish_reference, interior
 from pvtok.kernels.registration import Buffers, boxes, buffers, register
 from pvtok.kernels.tiles import Tile
 
-PIXEL_TILE = Tile(m=64, n=64, k=16, warps=4, stages=1)
+PIXEL_TILE = Tile(m=32, n=64, k=16, warps=4, stages=1)
 BLOCK = 1024
 """Bytes of frames one program makes."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H", "W", "HEIGHT", "WIDTH"])
 def pixels_in_kernel(
     frames_ptr,  # [B, T, HEIGHT, WIDTH, 3]
     out_desc,
@@ -55,7 +55,7 @@ def pixels_in_kernel(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total", "T", "H", "W", "x_front"])
 def pixels_out_kernel(
     x_ptr,  # [B, x_front + T, H + 1, W + 1, C]
     added_ptr,  # [B, 3, T, P * H, P * W]
@@ -155,7 +155,7 @@ def fake_in(*args: object) -> tuple[Tensor, Tensor]:
 
 def launch_out(x: Tensor, added: Tensor | None, x_front: int, patch: int) -> Tensor:
     frames = fake_out(x, added, x_front, patch)
-    B, T, height, width, _ = frames.shape
+    _, T, height, width, _ = frames.shape
     total = frames.numel()
     pixels_out_kernel[(triton.cdiv(total, BLOCK),)](
         x,

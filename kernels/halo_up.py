@@ -21,7 +21,7 @@ def pack_folded(folded_QIDHW: Tensor, phases: int) -> Tensor:
     return w.reshape(-1, aligned(O)).contiguous()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "T_OUT", "H", "W", "x_front", "first", "channels"])
 def up_kernel(
     x_desc,  # [B * (x_front + T) * S, C]
     x_ptr,
@@ -108,7 +108,9 @@ def up_kernel(
     if raw_ptr is not None:
         to = (batch * T_OUT + frame - K) * size + place
         tl.store(
-            raw_ptr + to[:, None] * O + cols[None, :], out, mask=(live & (frame >= K))[:, None] & lane
+            raw_ptr + to[:, None] * O + cols[None, :],
+            out,
+            mask=(live & (frame >= K))[:, None] & lane,
         )
     if gain_ptr is not None:
         out = normed(out, cols, gain_ptr, eps, channels, O)
@@ -154,7 +156,7 @@ def launch(
     out = allocate(x, weight, x_front, time_factor, first, front, keep, raw)
     B, frames, H1, W1, C = x.shape
     O, T, pt = weight.shape[1], frames - x_front, time_factor
-    tile = tile or tile_for("up", x, C, O, pt, 2, normed=gain is not None)
+    tile = tile or tile_for("up", x, out.out, pt, 2, normed=gain is not None)
     before = -(-(front - (pt - 1) * first) // pt)  # source frames that stand for the past
     rows = (before + T) * H1 * W1
     grid = (triton.cdiv(rows, tile.m) * 4 * pt * triton.cdiv(O, tile.n), B)

@@ -21,6 +21,7 @@ from pvtok.kernels.halo_conv import conv
 from pvtok.kernels.halo_down import down
 from pvtok.kernels.halo_norm import norm
 from pvtok.kernels.halo_pixels import pixels_in, pixels_out
+from pvtok.kernels.halo_shortcut import shortcut
 from pvtok.kernels.halo_up import pack_folded, up
 from pvtok.kernels.tiles import norm_fits
 from pvtok.model.decoder import Decoder
@@ -204,6 +205,10 @@ class Down:
 
     def __call__(self, x: Activation, wanted: Wanted, stream: Stream) -> Activation:
         eps, channels = _norm_numbers(wanted)
+        residual: Tensor | None = None
+        if self.averaged:
+            shape = (self.weight.shape[1], x.front, self.time_stride, self.averaged)
+            residual = shortcut(x.data, *shape, stream.first)
 
         def run(
             gain: Tensor | None, past: Tensor | None, front: int, keep: int, raw: bool
@@ -212,12 +217,12 @@ class Down:
                 x.data,
                 self.weight,
                 self.bias,
+                residual,
                 gain,
                 past,
                 x.front,
                 self.conv.taps[0],
                 self.time_stride,
-                self.averaged,
                 stream.first,
                 front,
                 keep,
@@ -407,9 +412,7 @@ class HaloDecoder:
         assert n is not None
         h, _ = norm(x.data, n.gain, None, x.front, 0, 0, n.eps, n.channels)
         more = self.to_features(Activation(h), Wanted(), stream)
-        corrected = features_BDTHW + interior(
-            more.data, 0, features_BDTHW.shape[1]
-        ).movedim(-1, 1)
+        corrected = features_BDTHW + interior(more.data, 0, features_BDTHW.shape[1]).movedim(-1, 1)
         frames: Tensor = self.module.patch(corrected, stream)
         return frames
 
