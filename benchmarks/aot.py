@@ -28,11 +28,11 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 import rows
 import torch
 import triton
+from launches import DTYPES, LAUNCHES, calls
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from pvtok.configs import PRESETS
 from pvtok.kernels import (
     halo_conv,
     halo_down,
@@ -42,9 +42,7 @@ from pvtok.kernels import (
     halo_up,
     tiles,
 )
-from pvtok.model import PVVAE, halo
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 TYPES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -130,30 +128,17 @@ def type_of(value: Any) -> str:
 
 
 def launches(preset: str, dtype: torch.dtype, capability: tuple[int, int]) -> list[Launch]:
-    """Every distinct launch of a preset's steps on such a GPU, its tensors without memory."""
-    with torch.device("meta"):
-        net = PVVAE(PRESETS[preset]).to(dtype).prepare_inference()
+    """Every distinct launch of a preset's first and steady steps on such a GPU."""
     found: dict[Launch, None] = {}
-    gpu = tiles.Gpu("", capability)
     saved = [(module, name, getattr(module, name)) for module, name in KERNELS]
-    saved += [(halo, n, getattr(halo, n)) for n in ("conv", "down", "up", "norm")]
-    saved += [(halo, n, getattr(halo, n)) for n in ("pixels_in", "pixels_out", "shortcut")]
     saved.append((tiles, "gpu_of", tiles.gpu_of))
+    wanted = calls(preset, dtype)
     try:
         for module, name in KERNELS:
             setattr(module, name, Recorder(getattr(module, name), found))
-        for name, module in (("conv", halo_conv), ("down", halo_down), ("up", halo_up)):
-            setattr(halo, name, module.launch)
-        halo.norm, halo.shortcut = halo_norm.launch, halo_shortcut.launch
-        halo.pixels_in, halo.pixels_out = halo_pixels.launch_in, halo_pixels.launch_out
-        tiles.gpu_of = lambda device: gpu
-        with torch.inference_mode():
-            steps = halo.HaloSteps(net)
-            encoding = decoding = None
-            for frames in (17, 16):
-                clip = torch.empty(1, frames, 256, 256, 3, dtype=torch.uint8, device="meta")
-                z, encoding = steps.encode(clip, encoding)
-                _, _, decoding = steps.decode(z, decoding)
+        tiles.gpu_of = lambda device: tiles.Gpu("", capability)
+        for call in wanted:
+            LAUNCHES[call.op](*call.args)
     finally:
         for module, name, value in saved:
             setattr(module, name, value)
