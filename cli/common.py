@@ -44,12 +44,12 @@ Model = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
 Fp32 = Annotated[
     bool,
-    typer.Option("--fp32", help="Compute in fp32: the default on a CPU."),
+    typer.Option("--fp32", help="Compute in fp32: the default on a CPU without native bf16."),
 ]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Compute in fp16.")]
 Bf16 = Annotated[
     bool,
-    typer.Option("--bf16", help="Compute in bf16: the default on a GPU."),
+    typer.Option("--bf16", help="Compute in bf16: the default on a GPU and a CPU that has it."),
 ]
 Compile = Annotated[
     bool,
@@ -254,6 +254,8 @@ def load_tokenizer(
         compile=compile,
         kernels=kernels,  # type: ignore[arg-type]
     )
+    for notice in tok.notices:
+        console.say(notice)
     console.detail(f"model {tok.name} ({tok.sha256[:12]}) on {tok.device} in {tok.dtype_name}")
     return tok
 

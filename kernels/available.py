@@ -17,10 +17,11 @@ CAPABILITY = (8, 0)
 """Tensor cores for fp16 and bf16 alike begin here."""
 
 
-def obstacle(device: torch.device) -> str | None:
-    """Why the kernels cannot run on `device`, or None where they can.
+def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the kernels cannot run on `device` in `dtype`, or None where they can.
 
-    On a CPU they run in Triton's interpreter, for study and tests, where `TRITON_INTERPRET=1`.
+    On a CPU they run in Triton's interpreter, for study and tests, where `TRITON_INTERPRET=1`, but
+    not in bf16: there its matrix products are wrong without a word.
     """
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
@@ -31,8 +32,10 @@ def obstacle(device: torch.device) -> str | None:
     if tuple(int(n) for n in found.split(".")[:2] if n.isdigit()) < OLDEST:
         return f"Triton {found} is older than {OLDEST[0]}.{OLDEST[1]}"
     if device.type != "cuda":
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        return None if interpreted else f"the kernels need an NVIDIA GPU, not {device.type!r}"
+        if os.environ.get("TRITON_INTERPRET") != "1":
+            return f"the kernels need an NVIDIA GPU, not {device.type!r}"
+        wrong = dtype == torch.bfloat16
+        return "Triton's interpreter multiplies bf16 wrongly" if wrong else None
     capability = torch.cuda.get_device_capability(device)
     if capability < CAPABILITY:
         return f"{torch.cuda.get_device_name(device)} has compute capability {capability}"

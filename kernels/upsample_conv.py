@@ -12,24 +12,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pvtok.kernels.causal_conv3d import causal_conv3d, with_past
+from pvtok.kernels.products import convolve
+
 
 def upsample_conv(
-    x_BCTHW: Tensor, past_BCKHW: Tensor, weight_OIDHW: Tensor, bias_O: Tensor | None
+    x_BCTHW: Tensor, past_BCKHW: Tensor | None, weight_OIDHW: Tensor, bias_O: Tensor | None
 ) -> Tensor:
     """Repeat each sample twice along height and width (and time, for a 3-tap time filter), then
     convolve, causally in time.
 
-    `past_BCKHW` is the one source frame before the chunk (zeros before the first), or has no frame
-    where the filter has one tap in time.
+    `past_BCKHW` is the one source frame before the chunk, None (zeros) before the first, and not
+    used where the filter has one tap in time.
 
     Returns:
         `[B, O, T or 2T, 2H, 2W]`.
     """
     temporal = weight_OIDHW.shape[2] == 3
     if temporal:
-        x_BCTHW = torch.cat([past_BCKHW, x_BCTHW], dim=2).repeat_interleave(2, dim=2)
+        x_BCTHW = with_past(x_BCTHW, past_BCKHW, 1).repeat_interleave(2, dim=2)
     x_BCTHW = x_BCTHW.repeat_interleave(2, dim=3).repeat_interleave(2, dim=4)
-    return F.conv3d(x_BCTHW, weight_OIDHW, bias_O, padding=(0, 1, 1))
+    return convolve(F.conv3d, x_BCTHW, weight_OIDHW, bias_O, padding=(0, 1, 1))
 
 
 def fold_upsample_weight(weight_OIDHW: Tensor) -> Tensor:
@@ -56,25 +59,22 @@ def _fold(w: Tensor, axis: int) -> Tensor:
 
 
 def upsample_conv_folded(
-    x_BCTHW: Tensor, past_BCKHW: Tensor, folded_QIDHW: Tensor, bias_O: Tensor | None
+    x_BCTHW: Tensor, past_BCKHW: Tensor | None, folded_QIDHW: Tensor, bias_O: Tensor | None
 ) -> Tensor:
     """`upsample_conv` by the filters of `fold_upsample_weight`.
 
     One convolution makes all phases on a grid one larger than the source; each phase is read from
     it with its own offset.
     """
-    temporal = folded_QIDHW.shape[2] == 2
-    pt = 2 if temporal else 1
-    if temporal:
-        x_BCTHW = torch.cat([past_BCKHW, x_BCTHW], dim=2)
-    phases = F.conv3d(x_BCTHW, folded_QIDHW, padding=(0, 1, 1))
+    pt = folded_QIDHW.shape[2]
+    bias = None if bias_O is None else bias_O.repeat(4 * pt)
+    phases = causal_conv3d(x_BCTHW, past_BCKHW, folded_QIDHW, bias, padding=(1, 1))
     B, Q, T, H1, W1 = phases.shape
     H, W, O = H1 - 1, W1 - 1, Q // (4 * pt)
-    phases = phases.view(B, pt, 2, 2, O, T, H1, W1)
+    phases = phases.movedim(1, -1).unflatten(-1, (pt, 2, 2, O))
     rows = []
     for y in (0, 1):
-        columns = [phases[:, :, y, x, :, :, y : y + H, x : x + W] for x in (0, 1)]
-        rows.append(torch.stack(columns, dim=-1))  # [B, pt, O, T, H, W, 2]
-    out = torch.stack(rows, dim=-3)  # [B, pt, O, T, H, 2, W, 2]
-    out = out.permute(0, 2, 3, 1, 4, 5, 6, 7).reshape(B, O, T * pt, 2 * H, 2 * W)
-    return out if bias_O is None else out + bias_O.view(1, -1, 1, 1, 1)
+        columns = [phases[:, :, y : y + H, x : x + W, :, y, x].movedim(4, 2) for x in (0, 1)]
+        rows.append(torch.stack(columns, dim=5))  # [B, T, pt, H, W, 2, O]
+    out = torch.stack(rows, dim=4)  # [B, T, pt, H, 2, W, 2, O]
+    return out.reshape(B, T * pt, 2 * H, 2 * W, O).movedim(-1, 1)

@@ -28,7 +28,7 @@ def steps_for(net: PVVAE, device: torch.device, kernels: Kernels = "auto") -> St
     """
     if kernels not in ("auto", "triton", "torch"):
         raise UsageError(f"kernels {kernels!r}", fix="Use auto, triton or torch.")
-    against = obstacle(device)
+    against = obstacle(device, net.encoder.conv_in.weight.dtype)
     if kernels == "triton" and against:
         raise MissingDependencyError(
             "kernels 'triton'", why=against, fix="Use 'auto' or 'torch', or see 'pvtok doctor'."

@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pvtok import checkpoint
+from pvtok.backends import Kernels, steps_for
 from pvtok.configs import ModelConfig
 from pvtok.detail import carry_detail
 from pvtok.errors import (
@@ -30,9 +30,9 @@ from pvtok.errors import (
 )
 from pvtok.groups import FramesTHWC, TailPolicy, frames_in, grouped, groups_covering
 from pvtok.model import PVVAE, State
+from pvtok.steps import CompiledSteps, GraphedSteps, Steps
 
 Latents = NDArray[np.float32]
-Kernels = Literal["auto", "triton", "torch"]
 N = TypeVar("N", bound=NDArray[Any])
 
 CHUNK_PIXELS = 2_000_000
@@ -44,12 +44,21 @@ class Tokenizer:
     """A loaded model on a device. Make one with `Tokenizer.load`."""
 
     def __init__(
-        self, net: PVVAE, *, name: str, sha256: str, device: torch.device, dtype: torch.dtype
+        self,
+        net: PVVAE,
+        *,
+        name: str,
+        sha256: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        kernels: Kernels = "auto",
     ) -> None:
         self.name, self.sha256 = name, sha256
         self.device, self.dtype = device, dtype
         self.net = net.to(device=device, dtype=dtype).prepare_inference()
-        self._encode, self._decode = self.net.encode_step, self.net.decode_step
+        self.steps: Steps = steps_for(self.net, device, kernels)
+        self.notices: list[str] = []
+        """What loading decided otherwise than asked, for whoever loads to say."""
 
     @classmethod
     def load(
@@ -66,9 +75,12 @@ class Tokenizer:
         Args:
             model: a bundled name, a checkpoint folder, or the `.safetensors` file in one.
             device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
-            dtype: "fp32", "fp16", "bf16" or a torch dtype; None is bf16 on a GPU, fp32 on a CPU.
-            compile: run the steps through `torch.compile`.
-            kernels: "torch" or "auto"; "triton" is not to be had in this version.
+            dtype: "fp32", "fp16", "bf16" or a torch dtype; None is bf16 on a GPU and on a CPU that
+                multiplies bf16 itself, fp32 on others.
+            compile: run the steps through `torch.compile`, on a GPU as CUDA graphs where they are
+                small. On a CPU without a C++ compiler they run as they are, which `notices` says.
+            kernels: "triton" for our kernels, which need a GPU, "torch" for PyTorch's operations,
+                "auto" for the kernels where they have been measured; see `pvtok.backends`.
 
         Raises:
             MissingDependencyError: the model, device or kernels are not there.
@@ -78,23 +90,28 @@ class Tokenizer:
             raise MissingDependencyError(
                 f"model {str(model)!r}", why="this version has no diffusers adapters"
             )
-        if kernels == "triton":
-            raise MissingDependencyError(
-                "kernels 'triton'",
-                why="this version has PyTorch operations only",
-                fix="Use 'auto' or 'torch'.",
-            )
         where = find_device(device)
         precision = _dtype(dtype, where)
         net, found = checkpoint.load(model)
         bundled = checkpoint.bundled_models().get(str(model))
         name = str(model) if bundled else found.config.name
-        tokenizer = cls(net, name=name, sha256=found.sha256, device=where, dtype=precision)
+        tokenizer = cls(
+            net, name=name, sha256=found.sha256, device=where, dtype=precision, kernels=kernels
+        )
         if compile:
-            _require_compiler(where)
-            tokenizer._encode = torch.compile(tokenizer.net.encode_step)
-            tokenizer._decode = torch.compile(tokenizer.net.decode_step)
+            tokenizer._compile()
         return tokenizer
+
+    def _compile(self) -> None:
+        if self.device.type == "cuda":
+            self.steps = GraphedSteps(CompiledSteps(self.steps))
+        elif _has_compiler():
+            self.steps = CompiledSteps(self.steps)
+        else:
+            self.notices.append(
+                "not compiled: torch.compile needs a C++ compiler on a CPU, and none was found; "
+                "install g++"
+            )
 
     @property
     def config(self) -> ModelConfig:
@@ -125,15 +142,12 @@ class Tokenizer:
             NonFiniteError: the model made NaN or infinity.
         """
         _check_frames(frames)
-        p, ps = self.config.temporal_ratio, self.config.spatial_ratio
+        p = self.config.temporal_ratio
         if (len(frames) - (state is None)) % p:
             raise UsageError(f"{len(frames)} frames are not whole groups of {p}")
         x = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
-        x = (x.permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0).to(self.dtype)
-        H, W = x.shape[3:]
-        x = F.pad(x, (0, -W % ps, 0, -H % ps, 0, 0), mode="replicate")
-        posterior, state = self._encode(x, state)
-        z = posterior.mean[0].movedim(0, 1).float().cpu()
+        mean, state = self.steps.encode(x[None], state)
+        z = mean[0].movedim(0, 1).float().cpu()
         if not bool(torch.isfinite(z).all()):
             raise NonFiniteError(
                 f"the encoder of {self.name!r} made non-finite latents in {self.dtype_name}",
@@ -164,14 +178,13 @@ class Tokenizer:
         return self._frames(z.movedim(0, 1)[None].to(self.device, self.dtype), state)
 
     def _frames(self, z_BCTHW: Tensor, state: State | None) -> tuple[FramesTHWC, State]:
-        y, state = self._decode(z_BCTHW, state)
-        y = (y[0].permute(1, 2, 3, 0).float() + 1.0) * 127.5
-        if not bool(torch.isfinite(y).all()):
+        frames, finite, state = self.steps.decode(z_BCTHW, state)
+        if not bool(finite):
             raise NonFiniteError(
                 f"the decoder of {self.name!r} made non-finite frames in {self.dtype_name}",
                 fix="Use fp32.",
             )
-        return y.round_().clamp_(0, 255).to(torch.uint8).cpu().numpy(), state
+        return frames[0].cpu().numpy(), state
 
     # Streams.
 
@@ -392,18 +405,26 @@ def find_device(device: str) -> torch.device:
     return where
 
 
-def _require_compiler(device: torch.device) -> None:
-    """torch.compile makes C++ on a CPU and says so only in the middle of the work."""
+def _has_compiler() -> bool:
+    """Whether torch.compile can make C++: it says that it cannot only in the middle of the work."""
     names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
-    if device.type == "cpu" and not any(name and shutil.which(name) for name in names):
-        raise MissingDependencyError(
-            "compile", why="torch.compile needs a C++ compiler on a CPU", fix="Install g++."
-        )
+    return any(name and shutil.which(name) for name in names)
+
+
+def _native_bf16() -> bool:
+    """Whether this CPU multiplies bf16 itself (AVX512_BF16) and torch has the library for it.
+
+    There bf16 takes about half the time of fp32 in both directions and costs 0.03 dB, see
+    `benchmarks/cpu_path.py`. Elsewhere it is emulated, and slower.
+    """
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # since torch 2.6
+    return torch.backends.mkldnn.is_available() and probe is not None and bool(probe())
 
 
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     if dtype is None:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        halves = device.type == "cuda" or _native_bf16()
+        return torch.bfloat16 if halves else torch.float32
     found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if found not in _DTYPE_NAMES:
         raise UsageError(f"dtype {dtype!r}", fix=f"Use one of {', '.join(_DTYPES)}.")

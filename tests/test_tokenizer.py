@@ -191,11 +191,12 @@ def test_empty_context_and_horizon(tok: Tokenizer) -> None:
         tok.predict(video(4), frames=0)
 
 
-def test_loading_what_cannot_be_had() -> None:
+def test_loading_what_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingDependencyError, match="no-such-model"):
         Tokenizer.load("no-such-model")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(MissingDependencyError, match="triton"):
-        Tokenizer.load(kernels="triton")
+        Tokenizer.load(device="cpu", kernels="triton")
     with pytest.raises(UsageError, match="fp8"):
         Tokenizer.load(dtype="fp8")
     with pytest.raises(UsageError, match="tpu"):
@@ -208,7 +209,6 @@ def test_loading_what_cannot_be_had() -> None:
 def test_the_bundled_model() -> None:
     loaded = pvtok.Tokenizer.load("tiny", device="cpu")
     assert loaded.config.latent_channels == 64
-    assert loaded.dtype == torch.float32
     assert loaded.config.latent_mean is not None
     assert loaded.config.latent_std is not None
     assert min(loaded.config.latent_std) > 0
@@ -220,20 +220,19 @@ def test_the_bundled_model() -> None:
 def test_compiling_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(MissingDependencyError, match="compiler"):
-        Tokenizer.load("tiny", "cpu", compile=True)
+    loaded = Tokenizer.load("tiny", "cpu", compile=True)
+    assert loaded.steps.backend == "torch"
+    assert "compiler" in " ".join(loaded.notices)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.filterwarnings("default")
-def test_a_compiled_model_gives_the_same() -> None:
-    frames = video(13)
-    plain, compiled = (Tokenizer.load("tiny", "cpu", compile=c) for c in (False, True))
-    a, b = plain.encode(frames), compiled.encode(frames)
-    np.testing.assert_allclose(b, a, atol=1e-4 * np.abs(a).max())
-    difference = compiled.decode(a).astype(int) - plain.decode(a).astype(int)
-    assert np.abs(difference).max() <= 1
+@pytest.mark.parametrize("native", [True, False])
+def test_the_default_dtype_follows_the_processor(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    assert Tokenizer.load("tiny", "cpu").dtype_name == ("bf16" if native else "fp32")
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert Tokenizer.load("tiny", "cpu").dtype_name == "fp32"
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtok.configs import ModelConfig
@@ -97,9 +96,9 @@ class Decoder(nn.Module):
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, stream)
             if level == 0 and self.patch is not None:
-                corrected = features + self.to_features(F.silu(self.norm_features(h)), stream)
+                corrected = features + self.to_features(self.norm_features.silu(h), stream)
                 linear = self.patch(corrected, stream)
             if level < len(self.ups):
                 h = self.ups[level](h, stream)
-        x = depth_to_space(self.conv_out(F.silu(self.norm_out(h)), stream), self.fold)
-        return (x if linear is None else x + linear), stream.next_state
+        x = depth_to_space(self.conv_out(self.norm_out.silu(h), stream), self.fold)
+        return (x if linear is None else x.add_(linear)), stream.next_state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvtok.configs import ModelConfig
@@ -75,7 +74,7 @@ class Encoder(nn.Module):
                 h = self.downs[level](h, stream)
         if self.attention is not None:
             h = self.attention(h, stream)
-        moments = self.conv_out(F.silu(self.norm_out(h)), stream)
+        moments = self.conv_out(self.norm_out.silu(h), stream)
         if code is not None:  # the transform code reaches the means directly
             mean, logvar = moments.chunk(2, dim=1)
             corrected = mean[:, :-PLACE_CHANNELS] + code[:, :-PLACE_CHANNELS]

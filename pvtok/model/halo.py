@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pvtok.kernels import fold_upsample_weight
@@ -23,6 +22,7 @@ from pvtok.kernels.halo_norm import norm
 from pvtok.kernels.halo_pixels import pixels_in, pixels_out
 from pvtok.kernels.halo_shortcut import shortcut
 from pvtok.kernels.halo_up import pack_folded, up
+from pvtok.kernels.pixels import pixels_to_signed
 from pvtok.kernels.tiles import norm_fits
 from pvtok.model.decoder import Decoder
 from pvtok.model.encoder import Encoder
@@ -100,15 +100,23 @@ def finished(run: Run, channels: int, wanted: Wanted, stream: Stream) -> Activat
 
 def normed(plain: Tensor, wanted: Wanted, stream: Stream) -> Activation:
     """Bring a result in halo layout, with no past in front, into the form that is wanted."""
+    if wanted.norm is None:
+        return laid_out(interior(plain, 0), wanted, stream) if wanted.keep else Activation(plain)
     front, past = wanted.front(stream), _past(wanted, stream)
-    if wanted.norm is not None:
-        gain, eps, channels = wanted.norm.gain, wanted.norm.eps, wanted.norm.channels
-        out, kept = norm(plain, gain, past, 0, front, wanted.keep, eps, channels)
-    else:
-        out = to_halo(interior(plain, 0), past, front) if front else plain
-        kept = out[:, out.shape[1] - wanted.keep :].clone()
+    gain, eps, channels = wanted.norm.gain, wanted.norm.eps, wanted.norm.channels
+    out, kept = norm(plain, gain, past, 0, front, wanted.keep, eps, channels)
     _keep(wanted, kept, stream)
     return Activation(out, front, plain if wanted.raw else None)
+
+
+def laid_out(dense_BTHWC: Tensor, wanted: Wanted, stream: Stream) -> Activation:
+    """Bring what PyTorch's operations made into the form that is wanted."""
+    if wanted.norm is not None:
+        return normed(to_halo(dense_BTHWC), wanted, stream)
+    front = wanted.front(stream)
+    out = to_halo(dense_BTHWC, _past(wanted, stream), front)
+    _keep(wanted, out[:, out.shape[1] - wanted.keep :].clone(), stream)
+    return Activation(out, front)
 
 
 def _past(wanted: Wanted, stream: Stream) -> Tensor | None:
@@ -292,7 +300,7 @@ class Attention:
     def __call__(self, x: Activation, wanted: Wanted, stream: Stream) -> Activation:
         dense = interior(x.data, x.front, self.channels).movedim(-1, 1)
         y: Tensor = self.module(dense, stream)
-        return normed(to_halo(y.movedim(1, -1)), wanted, stream)
+        return laid_out(y.movedim(1, -1), wanted, stream)
 
 
 class Features:
@@ -338,7 +346,7 @@ class HaloEncoder:
         stream, stages = Stream(state), list(self.stages)
         code, dtype = None, self.conv_in.weight.dtype
         if self.module.patch is not None:
-            x = signed(frames_BTHWC, self.spatial_ratio, dtype)
+            x = pixels_to_signed(frames_BTHWC, self.spatial_ratio, dtype)
             features, code = self.module.patch(x, stream)
             stages.insert(self.features_at, Features(features))
         wanted = self.conv_in.wants
@@ -403,7 +411,7 @@ class HaloDecoder:
 
     def begin(self, h_BCTHW: Tensor, stream: Stream) -> Activation:
         """Lay out the first convolution's input."""
-        return normed(to_halo(h_BCTHW.movedim(1, -1)), self.conv_in.wants, stream)
+        return laid_out(h_BCTHW.movedim(1, -1), self.conv_in.wants, stream)
 
     def linear(self, features_BDTHW: Tensor, x: Activation, stream: Stream) -> Tensor:
         """The patch code's frames `[B, 3, T, H, W]`, its features corrected by the first level."""
@@ -432,13 +440,6 @@ class HaloSteps:
 
     def decode(self, z_BCTHW: Tensor, state: State | None) -> tuple[Tensor, Tensor, State]:
         return self.decoder(z_BCTHW, state)
-
-
-def signed(frames_BTHWC: Tensor, multiple: int, dtype: torch.dtype) -> Tensor:
-    """Frames uint8 -> `[B, 3, T, H, W]` in [-1, 1], sides padded to `multiple`."""
-    x = (frames_BTHWC.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0).to(dtype)
-    H, W = x.shape[3:]
-    return F.pad(x, (0, -W % multiple, 0, -H % multiple, 0, 0), mode="replicate")
 
 
 def _norm_numbers(wanted: Wanted) -> tuple[float, int]:

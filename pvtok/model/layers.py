@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pvtok.kernels import causal_conv3d, next_past, rms_norm
+from pvtok.kernels import causal_conv3d, next_past, rms_norm, rms_norm_silu
 from pvtok.model.stream import Stream, StreamModule
 
 
@@ -38,7 +38,7 @@ class CausalConv3d(StreamModule):
 
     def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
         kt, st = self.taps[0], self.stride[0]
-        past = stream.past(self, kt - 1, x_BCTHW) if kt > 1 else x_BCTHW[:, :, :0]
+        past = stream.past(self) if kt > 1 else None
         if kt > st:
             stream.keep(self, next_past(x_BCTHW, past, kt, st))
         return causal_conv3d(x_BCTHW, past, self.weight, self.bias, self.stride)
@@ -51,9 +51,17 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
         self.eps = eps
+        self.fast = False
+        """Norm and SiLU in place where no gradient is wanted. Set by `prepare_inference`."""
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         return rms_norm(x_BCTHW, self.gain, self.eps)
+
+    def silu(self, x_BCTHW: Tensor) -> Tensor:
+        """SiLU of the norm."""
+        if self.fast and not torch.is_grad_enabled():
+            return rms_norm_silu(x_BCTHW, self.gain, self.eps)
+        return F.silu(self.forward(x_BCTHW))
 
 
 class ResBlock(nn.Module):
@@ -77,9 +85,9 @@ class ResBlock(nn.Module):
         return self._residual(x_BCTHW, stream)
 
     def _residual(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
-        h: Tensor = self.conv1(F.silu(self.norm1(x_BCTHW)), stream)
-        h = self.conv2(F.silu(self.norm2(h)), stream)
-        return x_BCTHW + h
+        h: Tensor = self.conv1(self.norm1.silu(x_BCTHW), stream)
+        h = self.conv2(self.norm2.silu(h), stream)
+        return h.add_(x_BCTHW)
 
 
 class FrameAttention(nn.Module):

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pvtok.kernels import channels_last
+from pvtok.kernels.products import linear, matmul
 from pvtok.model.resample import (
     Stride,
     cut_first_group,
@@ -49,7 +51,33 @@ def steps_per_unit(experts: int) -> float:
 def mixed_maps(x: Tensor, weights: Tensor, maps_KIO: Tensor) -> Tensor:
     """Mix what `K` linear maps give: `[..., I]` and weights `[..., K]` -> `[..., O]`."""
     both = (weights[..., :, None] * x[..., None, :]).flatten(-2)
-    return both @ maps_KIO.flatten(0, 1).to(both.dtype)
+    return matmul(both, maps_KIO.flatten(0, 1).to(both.dtype))
+
+
+NO_WEIGHT = 2.0**-24
+"""A share of a mix that fp32 rounds away."""
+
+
+def sparsely_mixed_maps(x: Tensor, weights: Tensor, maps_KIO: Tensor) -> Tensor:
+    """`mixed_maps` where few of the weights, which add up to one, are more than rounding: one
+    product a map, of those rows that take part in it. What is computed depends on the data."""
+    rows, shares = x.flatten(0, -2), weights.flatten(0, -2)
+    maps, places = (shares.t() > NO_WEIGHT).nonzero(as_tuple=True)  # in order of maps
+    parts = rows[places] * shares[places, maps, None]
+    counts = torch.bincount(maps, minlength=len(maps_KIO)).tolist()
+    products = [
+        matmul(part, one.to(part.dtype))
+        for part, one in zip(parts.split(counts), maps_KIO, strict=True)
+    ]
+    out = torch.zeros(len(rows), maps_KIO.shape[2], dtype=torch.float32, device=x.device)
+    out.index_add_(0, places, torch.cat(products).float())
+    mixed: Tensor = out.to(x.dtype).unflatten(0, x.shape[:-1])
+    return mixed
+
+
+def may_look(x: Tensor) -> bool:
+    """Whether what is computed may depend on values: not in a graph, and on a GPU it would wait."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class PatchEncoder(nn.Module):
@@ -67,11 +95,11 @@ class PatchEncoder(nn.Module):
     def forward(self, x_BCTHW: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
         """Frames `[B, 3, T, H, W]` -> features `[B, D, t, h, w]` and latents `[B, C, t, h, w]`."""
         blocks = space_to_depth(fill_first_group(x_BCTHW, self.block[0], stream), self.block)
-        features = self.linear(blocks.movedim(1, -1))
+        features = linear(blocks.movedim(1, -1), self.linear)
         K, D, kept = self.experts.shape
         flat = self.experts.permute(1, 0, 2).reshape(D, K * kept).to(features.dtype)
-        code = (features @ flat).unflatten(-1, (K, kept))
-        best = code.float().square().sum(-1).argmax(-1)
+        code = matmul(features, flat).unflatten(-1, (K, kept))
+        best = torch.linalg.vector_norm(code, dim=-1, dtype=torch.float32).argmax(-1)
         code = code.take_along_dim(best[..., None, None], dim=-2).squeeze(-2) / self.scale
         place = expert_places(K, best.device)[best].to(code.dtype)
         z = torch.cat([code, place], dim=-1)
@@ -88,6 +116,8 @@ class PatchDecoder(nn.Module):
         self.experts = nn.Parameter(torch.empty(experts, kept, features))
         nn.init.normal_(self.experts, std=kept**-0.5)
         self.linear = nn.Linear(features, 3 * math.prod(block))
+        self.fast = False
+        """Leave experts out that weigh nothing; for inference. Set by `prepare_inference`."""
         # Neighbours on the grid share a place half way between them, and fade quickly off it.
         self.sharpness = 0.5 * (5 * steps_per_unit(experts)) ** 2
 
@@ -98,11 +128,12 @@ class PatchDecoder(nn.Module):
         places = expert_places(len(self.experts), z.device)
         distance = (place[..., None, :] - places).square().sum(-1)
         weights = torch.softmax(-self.sharpness * distance, dim=-1).to(z.dtype)
-        return mixed_maps(code, weights, self.experts).movedim(-1, 1)
+        mixed = sparsely_mixed_maps if self.fast and may_look(z) else mixed_maps
+        return mixed(code, weights, self.experts).movedim(-1, 1)
 
     def forward(self, features_BDTHW: Tensor, stream: Stream) -> Tensor:
         """Features `[B, D, t, h, w]` -> frames `[B, 3, T, 16h, 16w]`."""
-        blocks = self.linear(features_BDTHW.movedim(1, -1)).movedim(-1, 1)
+        blocks = linear(features_BDTHW.movedim(1, -1), self.linear).movedim(-1, 1)
         return cut_first_group(depth_to_space(blocks, self.block), self.block[0], stream)
 
 
@@ -134,6 +165,9 @@ class Extrapolation(StreamModule):
         self.out = nn.Conv2d(self.WIDTH, features, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        self.fast = False
+        """Predict nothing where every block is known: not in training, where the gradients of all
+        processes must be there. Set by `prepare_inference`."""
 
     def forward(self, features_BDTHW: Tensor, z_BCTHW: Tensor, stream: Stream) -> Tensor:
         """Features and the latents they came from -> features `[B, D, t, h, w]`."""
@@ -141,14 +175,23 @@ class Extrapolation(StreamModule):
         unknown = (place.float() > (GRID_EDGE + UNKNOWN) / 2).all(1, keepdim=True)
         # A block that is not known moves as it did when it last was: rows are kept with features.
         both = torch.cat([features_BDTHW, place[:, :1].to(features_BDTHW.dtype)], dim=1)
-        past = list(stream.past(self, PAST, both).unbind(2))
+        kept = stream.past(self)
+        none = torch.zeros_like(both[:, :, 0])
+        past = [none] * PAST if kept is None else list(kept.unbind(2))
+        look = self.fast and may_look(z_BCTHW)
         for t, known in enumerate(both.unbind(2)):
+            if look and not bool(unknown[:, :, t].any()):
+                past.append(known)
+                continue
             before, last = past[-2:]
             predicted = self.next(before[:, :-1], last[:, :-1], last[:, -1], z_BCTHW[:, :, t])
             predicted = torch.cat([predicted.to(known.dtype), last[:, -1:]], dim=1)
             past.append(torch.where(unknown[:, :, t], predicted, known))
-        stream.keep(self, torch.stack(past[-PAST:], dim=2))
-        return torch.stack(past[PAST:], dim=2)[:, :-1]
+        stream.keep(self, torch.stack(past[-PAST:], dim=2).contiguous())
+        features = torch.stack(past[PAST:], dim=2)[:, :-1]
+        if channels_last(features_BDTHW):
+            features = features.contiguous(memory_format=torch.channels_last_3d)
+        return features
 
     def next(
         self, before_BDhw: Tensor, last_BDhw: Tensor, row_Bhw: Tensor, z_BChw: Tensor
@@ -156,14 +199,15 @@ class Extrapolation(StreamModule):
         """Features of the group after `last`, for padding latents `z`."""
         seen, leading = self.around.in_channels // PAST, self.rows.shape[2]
         last = last_BDhw.movedim(1, -1)
-        linear = self.repeat(last)
+        linear_part = linear(last, self.repeat)
         row = (row_Bhw.float() + GRID_EDGE) * self.steps
         row = row.round().long().clamp(0, len(self.rows) - 1)  # of NaN, too, a number
         chosen = F.one_hot(row, len(self.rows)).to(last.dtype)
         ahead = mixed_maps(F.pad(last[..., :leading], (0, 1), value=1.0), chosen, self.rows)
-        linear = (linear + F.pad(ahead, (0, linear.shape[-1] - leading))).movedim(-1, 1)
+        ahead = F.pad(ahead, (0, linear_part.shape[-1] - leading))
+        linear_part = (linear_part + ahead).movedim(-1, 1)
         h = torch.cat([before_BDhw[:, :seen], last_BDhw[:, :seen]], dim=1)
         h = F.silu(self.around(h) + self.token(z_BChw))
         h = F.silu(self.mix(h))
-        out: Tensor = linear + self.out(h)
+        out: Tensor = linear_part + self.out(h)
         return out

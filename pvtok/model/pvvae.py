@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from pvtok.configs import ModelConfig
 from pvtok.model.decoder import Decoder
 from pvtok.model.encoder import Encoder
-from pvtok.model.layers import ResBlock
-from pvtok.model.patch_code import PLACE_CHANNELS, UNKNOWN
+from pvtok.model.layers import ResBlock, RMSNorm
+from pvtok.model.patch_code import PLACE_CHANNELS, UNKNOWN, Extrapolation, PatchDecoder
 from pvtok.model.posterior import Posterior
 from pvtok.model.resample import Upsample
 from pvtok.model.stream import State
+
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class PVVAE(nn.Module):
@@ -74,9 +76,27 @@ class PVVAE(nn.Module):
         return self
 
     def prepare_inference(self) -> PVVAE:
-        """Freeze and apply the exact inference-time rewrites. Returns itself."""
+        """Freeze and apply the exact inference-time rewrites: folded upsampling, channels-last
+        filters, cheaper forms of norms and of the patch code. Returns itself."""
         self.eval().requires_grad_(False)
+        for parameter in self.parameters():
+            layout = CHANNELS_LAST.get(parameter.dim(), torch.contiguous_format)
+            parameter.data = parameter.contiguous(memory_format=layout)
         for module in self.modules():
             if isinstance(module, Upsample):
+                module.plain = False
                 module.fold()
+            elif isinstance(module, RMSNorm | PatchDecoder | Extrapolation):
+                module.fast = True
+        return self
+
+    def plain_(self) -> PVVAE:
+        """Undo the rewrites: every operation by its definition, for comparisons. Returns itself."""
+        for parameter in self.parameters():
+            parameter.data = parameter.contiguous()
+        for module in self.modules():
+            if isinstance(module, Upsample):
+                module.plain = True
+            elif isinstance(module, RMSNorm | PatchDecoder | Extrapolation):
+                module.fast = False
         return self

@@ -7,11 +7,19 @@ chunk is completed by repeating its first frame (down) or loses its first output
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from pvtok.kernels import fold_upsample_weight, next_past, upsample_conv, upsample_conv_folded
+from pvtok.kernels import (
+    channels_last,
+    fold_upsample_weight,
+    next_past,
+    upsample_conv,
+    upsample_conv_folded,
+)
+from pvtok.kernels.causal_conv3d import with_past
 from pvtok.model.layers import CausalConv3d
 from pvtok.model.stream import Stream, StreamModule
 
@@ -19,10 +27,16 @@ Stride = tuple[int, int, int]
 
 
 def space_to_depth(x_BCTHW: Tensor, block: Stride) -> Tensor:
-    """`[B, C, T, H, W]` -> `[B, C * bt*bh*bw, T/bt, H/bh, W/bw]`, channels ordered (C, t, y, x)."""
+    """`[B, C, T, H, W]` -> `[B, C * bt*bh*bw, T/bt, H/bh, W/bw]`, channels ordered (C, t, y, x).
+
+    What is channels-last stays so.
+    """
     B, C, T, H, W = x_BCTHW.shape
     bt, bh, bw = block
     x = x_BCTHW.reshape(B, C, T // bt, bt, H // bh, bh, W // bw, bw)
+    if channels_last(x_BCTHW):
+        x = x.permute(0, 2, 4, 6, 1, 3, 5, 7)
+        return x.reshape(B, T // bt, H // bh, W // bw, C * bt * bh * bw).movedim(-1, 1)
     x = x.permute(0, 1, 3, 5, 7, 2, 4, 6)
     return x.reshape(B, C * bt * bh * bw, T // bt, H // bh, W // bw)
 
@@ -32,6 +46,9 @@ def depth_to_space(x_BCTHW: Tensor, block: Stride) -> Tensor:
     B, C, T, H, W = x_BCTHW.shape
     bt, bh, bw = block
     x = x_BCTHW.reshape(B, C // (bt * bh * bw), bt, bh, bw, T, H, W)
+    if channels_last(x_BCTHW):
+        x = x.permute(0, 5, 2, 6, 3, 7, 4, 1)
+        return x.reshape(B, T * bt, H * bh, W * bw, C // (bt * bh * bw)).movedim(-1, 1)
     x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.reshape(B, C // (bt * bh * bw), T * bt, H * bh, W * bw)
 
@@ -41,7 +58,7 @@ def fill_first_group(x_BCTHW: Tensor, frames_per_group: int, stream: Stream) -> 
     if not stream.first or frames_per_group == 1:
         return x_BCTHW
     first = x_BCTHW[:, :, :1].expand(-1, -1, frames_per_group - 1, -1, -1)
-    return torch.cat([first, x_BCTHW], dim=2)
+    return with_past(x_BCTHW, first, 0)
 
 
 def cut_first_group(x_BCTHW: Tensor, frames_per_group: int, stream: Stream) -> Tensor:
@@ -64,11 +81,19 @@ class Downsample(nn.Module):
 
     def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
         y: Tensor = self.conv(x_BCTHW, stream)
-        if not self.shortcut:
-            return y
-        x = space_to_depth(fill_first_group(x_BCTHW, self.stride[0], stream), self.stride)
-        B, _, T, H, W = x.shape
-        return y + x.reshape(B, self.out_channels, -1, T, H, W).mean(2)
+        return y.add_(self._average(x_BCTHW, stream)) if self.shortcut else y
+
+    def _average(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
+        """The mean of each run of channels of space-to-depth, `out_channels` of them."""
+        bt, bh, bw = self.stride
+        if (x_BCTHW.shape[1] * bt) % self.out_channels == 0:  # a run has whole areas of bh * bw
+            rows = x_BCTHW.unflatten(3, (-1, bh)).unbind(4)
+            columns = reduce(torch.add, rows).unflatten(4, (-1, bw)).unbind(5)
+            x_BCTHW = reduce(torch.add, columns) / (bh * bw)
+            bh, bw = 1, 1
+        x = space_to_depth(fill_first_group(x_BCTHW, bt, stream), (bt, bh, bw))
+        average: Tensor = x.unflatten(1, (self.out_channels, -1)).mean(2)
+        return average
 
 
 class Upsample(StreamModule):
@@ -91,7 +116,8 @@ class Upsample(StreamModule):
 
     def fold(self) -> None:
         """Fold the weights once, for inference."""
-        self._folded = fold_upsample_weight(self.weight.detach())
+        folded = fold_upsample_weight(self.weight.detach())
+        self._folded = folded.contiguous(memory_format=torch.channels_last_3d)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Upsample:
         self._folded = None  # moving or casting the module makes the folded copy stale
@@ -100,7 +126,7 @@ class Upsample(StreamModule):
 
     def forward(self, x_BCTHW: Tensor, stream: Stream) -> Tensor:
         temporal = self.stride[0] == 2
-        past = stream.past(self, 1, x_BCTHW) if temporal else x_BCTHW[:, :, :0]
+        past = stream.past(self) if temporal else None
         if temporal:
             stream.keep(self, next_past(x_BCTHW, past, 2, 1))
         if self.plain:
@@ -112,5 +138,19 @@ class Upsample(StreamModule):
                 folded = fold_upsample_weight(self.weight)
             y = upsample_conv_folded(x_BCTHW, past, folded, self.bias)
         if self.repeats:
-            y = y + depth_to_space(x_BCTHW.repeat_interleave(self.repeats, dim=1), self.stride)
+            y = self._add_repeated(y, x_BCTHW)
         return cut_first_group(y, self.stride[0], stream)
+
+    def _add_repeated(self, y_BOTHW: Tensor, x_BCTHW: Tensor) -> Tensor:
+        """y + depth-to-space of `repeats` of every channel of x, which is not written out."""
+        (bt, bh, bw), repeats = self.stride, self.repeats
+        O = y_BOTHW.shape[1]
+        if repeats % (bh * bw) == 0:  # the same all over an area of bh * bw
+            repeats, area = repeats // (bh * bw), (1, 1)
+        else:
+            area = (bh, bw)
+        x = x_BCTHW if repeats == 1 else x_BCTHW.repeat_interleave(repeats, dim=1)
+        x = x.unflatten(1, (O, bt, *area)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+        y = y_BOTHW.unflatten(4, (-1, bw)).unflatten(3, (-1, bh)).unflatten(2, (-1, bt))
+        out: Tensor = y.add_(x).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        return out

@@ -24,12 +24,9 @@ class Stream:
         self._past = state or {}
         self.next_state: State = {}
 
-    def past(self, module: StreamModule, frames: int, like: Tensor) -> Tensor:
-        """What `module` kept, or `frames` zero frames shaped like `like` at the beginning."""
-        if self.first:
-            B, C, _, H, W = like.shape
-            return like.new_zeros(B, C, frames, H, W)
-        return self.kept(module)
+    def past(self, module: StreamModule) -> Tensor | None:
+        """What `module` kept; None at the beginning, where the past is zeros."""
+        return None if self.first else self.kept(module)
 
     def kept(self, module: StreamModule) -> Tensor:
         """What `module` kept in the step before; not for a stream's first step."""

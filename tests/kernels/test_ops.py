@@ -8,9 +8,11 @@ import torch.nn.functional as F
 
 from pvtok.kernels import (
     causal_conv3d,
+    channels_last,
     fold_upsample_weight,
     next_past,
     rms_norm,
+    rms_norm_silu,
     upsample_conv,
     upsample_conv_folded,
 )
@@ -68,6 +70,44 @@ def test_causal_conv_in_chunks(stride: int) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=2), whole)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+@pytest.mark.parametrize("taps", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_taps_that_meet_the_zero_past_may_be_left_out(frames: int, taps: int, stride: int) -> None:
+    x = torch.randn(2, 3, frames, 5, 6, dtype=torch.float64)
+    weight = torch.randn(4, 3, taps, 3, 3, dtype=torch.float64)
+    bias = torch.randn(4, dtype=torch.float64)
+    zeros = x.new_zeros(2, 3, taps - 1, 5, 6)
+    every_tap = F.conv3d(torch.cat([zeros, x], 2), weight, bias, (stride, 1, 1), (0, 1, 1))
+    torch.testing.assert_close(causal_conv3d(x, None, weight, bias, (stride, 1, 1)), every_tap)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("taps", [1, 3])
+@pytest.mark.parametrize("past_frames", [None, 2])
+def test_channels_last_goes_through_a_convolution(
+    batch: int, taps: int, past_frames: int | None
+) -> None:
+    x = torch.randn(batch, 3, 5, 4, 6, dtype=torch.float64)
+    past = torch.randn(batch, 3, taps - 1, 4, 6).double() if past_frames else None
+    weight = torch.randn(4, 3, taps, 3, 3, dtype=torch.float64)
+    expected = causal_conv3d(x, past, weight, None)
+    layout = torch.channels_last_3d
+    last = causal_conv3d(
+        x.contiguous(memory_format=layout), past, weight.contiguous(memory_format=layout), None
+    )
+    assert channels_last(last)
+    assert not channels_last(expected)
+    torch.testing.assert_close(last, expected)
+    # What a chunk keeps for the next one stays so, too.
+    short = x[:, :, :1].contiguous(memory_format=layout)
+    if taps == 3:
+        kept = next_past(short, past, 3, 1)
+        assert channels_last(kept)
+        first = torch.zeros_like(short) if past is None else past[:, :, -1:]
+        assert torch.equal(kept, torch.cat([first, short], dim=2))
+
+
 def test_rms_norm_definition_and_locality() -> None:
     x = torch.randn(1, 7, 3, 4, 5)
     gain = torch.rand(7) + 0.5
@@ -80,3 +120,15 @@ def test_rms_norm_definition_and_locality() -> None:
 def test_rms_norm_of_halves_is_computed_in_fp32() -> None:
     x = torch.full((1, 4, 1, 1, 1), 3e4, dtype=torch.float16)  # its square overflows fp16
     assert torch.allclose(rms_norm(x, torch.ones(4).half(), 1e-6).float(), torch.ones(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_norm_and_silu_at_once(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 7, 3, 4, 5).to(dtype)
+    before, gain = x.clone(), (torch.rand(7) + 0.5).to(dtype)
+    at_once = rms_norm_silu(x, gain, 1e-6)
+    assert at_once.dtype == dtype
+    assert torch.equal(x, before)
+    expected = F.silu(rms_norm(x.float(), gain.float(), 1e-6))
+    rounding = {"rtol": 1.3e-6 if dtype == torch.float32 else torch.finfo(dtype).eps, "atol": 1e-6}
+    torch.testing.assert_close(at_once.float(), expected, **rounding)

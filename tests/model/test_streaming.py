@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pvtok.groups import group_of
 from pvtok.model import PVVAE, State
+from pvtok.model.layers import CausalConv3d, RMSNorm
 from pvtok.model.resample import Upsample
 from tests.models import SMALL, small_model
 
@@ -105,6 +106,40 @@ def test_folded_upsampling_is_the_plain_one(net: PVVAE) -> None:
     plain = decode(net, z, [1, 2])
     assert not torch.equal(folded, plain)  # two paths were taken
     assert close(folded, plain)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_form_for_inference_is_the_plain_one(net: PVVAE, batch: int) -> None:
+    """Encoding and decoding, from first and later chunks, with unknown blocks among the known."""
+    x = torch.cat([clip(13, seed=i) for i in range(batch)])
+    last = x.contiguous(memory_format=torch.channels_last_3d)
+    fast = encode(net, last, [5, 8])
+    mean = fast[:, : net.config.latent_channels]
+    z = torch.cat([mean, net.padding_latents(mean, 1)], dim=2)
+    if net.config.patch_features:
+        z[:, -2:, 1] += 0.3  # between places of experts
+        z[:, -2:, 2, 0, 1] = 4.0  # one unknown block
+    decoded = decode(net, z, [1, 4])
+    net.plain_()
+    assert close(fast, encode(net, x, [5, 8]))
+    plain = decode(net, z, [1, 4])
+    assert not torch.equal(decoded, plain)  # two paths were taken
+    assert close(decoded, plain)
+    assert torch.equal(decode(net.prepare_inference(), z, [1, 4]), decoded)
+
+
+def test_channels_last_holds_to_the_end(net: PVVAE) -> None:
+    """One operation that falls back to the other layout would slow all after it."""
+    layout = torch.channels_last_3d
+    seen = []
+    for module in net.modules():
+        if isinstance(module, RMSNorm | CausalConv3d):
+            module.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].stride(1)))
+    z = torch.randn(1, net.config.latent_channels, 3, 2, 3).contiguous(memory_format=layout)
+    encode(net, clip(9).contiguous(memory_format=layout), [1, 8])
+    decode(net, z, [1, 2])
+    assert seen
+    assert set(seen) == {1}
 
 
 def test_casting_after_folding_folds_anew() -> None:

@@ -90,7 +90,7 @@ def test_a_run_leaves_a_model_a_log_and_checkpoints(tmp_path: Path) -> None:
     assert len(pictures) == 4
     with Image.open(pictures[-1]) as picture:
         assert min(picture.size) > 3 * 32
-    tok = Tokenizer.load(tmp_path / "run" / "model", "cpu")
+    tok = Tokenizer.load(tmp_path / "run" / "model", "cpu", "fp32")
     assert tok.config.latent_mean is not None
     assert tok.sha256 == log[-1]["sha256"]
     state = saved(tmp_path / "run")
