@@ -18,6 +18,7 @@ MUST_SHOW = (
     "pvtok encode",
     "pvtok decode",
     "pvtok predict",
+    "pvtok bench",
     "make demo",
     "make test",
 )

@@ -1,12 +1,13 @@
 """Compile every kernel that the presets launch, for GPUs that need not be here, and read the code.
 
-    python benchmarks/aot.py [--presets tiny,base,paper] [--dtypes bf16,fp32] [--targets 90,80]
+    python benchmarks/aot.py [--presets tiny,base,paper] [--dtypes bf16,fp32] [--save]
 
 Each launch of a preset's first and steady steps at 17 and 16 frames of 256x256 is compiled ahead of
 time, with the tile that would be used there. From the machine code: registers a thread, spilled
 values, shared memory, tensor-core and bulk-copy instructions. Exits 1 where anything is spilled,
 does not fit, or runs its products elsewhere than on the tensor cores. Rows go to
-`results/aot-triton-VERSION.jsonl`, and `render.py` shows them in docs/kernels.md.
+`results/aot_39.jsonl` for Triton 3.9, and `render.py` shows them in
+docs/kernels.md.
 """
 
 from __future__ import annotations
@@ -73,26 +74,19 @@ class Launch:
     options: tuple[tuple[str, int], ...]
 
     def name(self) -> str:
-        c = {self.kernel.arg_names[i]: v for i, v in self.constants}
-        parts = [f"{c['C']}->{c['O']}"] if "O" in c else [str(c["C"])]
-        if "KT" in c:
-            space = c.get("KS", 3)
-            parts.append(f"{c['KT']}x{space}x{space}")
-        parts += [f"time x{c[n]}" for n in ("PT", "ST") if n in c]
-        parts += ["norm"] if "gain_ptr" not in c and self.kernel.__name__ != "norm_kernel" else []
-        parts += (
-            ["residual"]
-            if "residual_desc" in dict(self.signature) and (c.get("residual_desc", "") is not None)
-            else []
-        )
-        parts += (
-            ["raw"]
-            if c.get("raw_desc", c.get("raw_ptr", "")) is not None
-            and ("raw_desc" in self.kernel.arg_names or "raw_ptr" in self.kernel.arg_names)
-            else []
-        )
-        parts += [f"past {c['K']}"] if c.get("K") else []
-        return f"{self.kernel.__name__.removesuffix('_kernel')} {' '.join(parts)}"
+        """The operation, its channels and taps, and what it does besides."""
+        constants = {self.kernel.arg_names[i]: v for i, v in self.constants}
+        passed = {name for name, _ in self.signature} - set(constants)
+        what = f"{constants['C']}->{constants['O']}" if "O" in constants else str(constants["C"])
+        parts = [self.kernel.__name__.removesuffix("_kernel"), what]
+        if "KT" in constants:
+            space = constants.get("KS", 3)
+            parts.append(f"{constants['KT']}x{space}x{space}")
+        parts += [f"time x{constants[name]}" for name in ("PT", "ST") if name in constants]
+        named = {"residual_desc": "residual", "gain_ptr": "norm", "raw_desc": "raw"}
+        named |= {"raw_ptr": "raw", "past_desc": "past", "past_ptr": "past"}
+        parts += [text for name, text in named.items() if name in passed]
+        return " ".join(parts)
 
 
 class Recorder:
@@ -203,8 +197,9 @@ def cases(args: argparse.Namespace) -> Iterator[tuple[str, str, int, Launch]]:
     seen = set()
     for target, dtype, preset in itertools.product(args.targets, args.dtypes, args.presets):
         for launch in launches(preset, DTYPES[dtype], divmod(target, 10)):
-            if (target, launch) not in seen:
-                seen.add((target, launch))
+            key = (target, launch.kernel if args.one_each else launch)
+            if key not in seen:
+                seen.add(key)
                 yield preset, dtype, target, launch
 
 
@@ -216,18 +211,19 @@ def main() -> None:
     parser.add_argument(
         "--targets", type=lambda t: [int(n) for n in t.split(",")], default=[90, 80]
     )
-    parser.add_argument("--every", type=int, default=1, help="take one launch in so many")
+    parser.add_argument("--one-each", action="store_true", help="one launch of each kernel")
     parser.add_argument("--save", action="store_true", help="write the rows")
     args = parser.parse_args()
     results, faults = [], 0
-    for preset, dtype, target, launch in itertools.islice(cases(args), 0, None, args.every):
+    for preset, dtype, target, launch in cases(args):
         row = {"preset": preset, "dtype": dtype, **inspect(launch, target)}
         wrong = fault(row, dtype)
         faults += wrong is not None
         results.append({**row, "triton": triton.__version__})
         print(*row.values(), f"FAULT: {wrong}" if wrong else "", flush=True)
     if args.save:
-        print(rows.write(f"aot-triton-{triton.__version__}", results))
+        major, minor, *_ = triton.__version__.split(".")
+        print(rows.write(f"aot_{major}{minor}", results))
     print(f"{len(results)} kernels, Triton {triton.__version__}, {faults} faults")
     sys.exit(1 if faults else 0)
 

@@ -19,11 +19,10 @@ def locate(m, H, W):
 
 @triton.jit
 def normed(rounded, cols, gain_ptr, eps, channels, C: tl.constexpr):
-    """SiLU of the RMS norm over a row's channels, both in fp32; zero rows stay zero."""
+    """SiLU of the RMS norm over a row's channels, in fp32, rounded once; zero rows stay zero."""
     v = rounded.to(tl.float32)
     gain = tl.load(gain_ptr + cols, mask=cols < C, other=0.0)
     v = v * tl.rsqrt(tl.sum(v * v, 1) / channels + eps)[:, None] * gain[None, :]
-    v = v.to(rounded.dtype).to(tl.float32)
     return (v * tl.sigmoid(v)).to(rounded.dtype)
 
 

@@ -85,6 +85,6 @@ def finish_reference(
     if gain is not None:
         v = rounded.float()
         n = v * torch.rsqrt(v.square().sum(-1, keepdim=True) / channels + eps) * gain
-        rounded = F.silu(n.to(dtype).float()).to(dtype)
+        rounded = F.silu(n).to(dtype)
     out = to_halo(rounded, past, front)
     return out, raw_out, out[:, front + T - keep :].clone() if keep else none

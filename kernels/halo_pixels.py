@@ -11,7 +11,7 @@ from pvtok.kernels.halo import aligned, finish_reference, interior
 from pvtok.kernels.registration import Buffers, boxes, buffers, register
 from pvtok.kernels.tiles import Tile
 
-PIXEL_TILE = Tile(m=32, n=64, k=16, warps=4, stages=1)
+PIXEL_TILE = Tile(m=16, n=64, k=16, warps=4, stages=1)
 BLOCK = 1024
 """Bytes of frames one program makes."""
 
@@ -100,7 +100,7 @@ def launch_in(
     _, _, H1, W1, C = out.out.shape
     tile = PIXEL_TILE
     pixels_in_kernel[(triton.cdiv((front + T) * H1 * W1, tile.m), B)](
-        frames,
+        frames.contiguous(),
         boxes(out.out, tile),
         boxes(past, tile),
         boxes(out.keep, tile),
@@ -181,7 +181,8 @@ def reference_out(x: Tensor, added: Tensor | None, x_front: int, patch: int) -> 
     value = value.reshape(B, T, patch * H, patch * W, 3)
     if added is not None:
         value = (value.float() + added.permute(0, 2, 3, 4, 1).float()).to(x.dtype)
-    return ((value.float() + 1.0) * 127.5).clamp(0, 255).round().to(torch.uint8)
+    frames: Tensor = ((value.float() + 1.0) * 127.5).clamp(0, 255).round().to(torch.uint8)
+    return frames
 
 
 def fake_out(x: Tensor, added: Tensor | None, x_front: int, patch: int) -> Tensor:

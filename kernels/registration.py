@@ -1,5 +1,7 @@
 """What all operations share: output buffers, descriptors, and their registration with PyTorch."""
 
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +11,10 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from pvtok.kernels.tiles import Tile
+
+# Whether a multiplication and an addition may round once is a default that Triton 3.10 changes: the
+# kernels are checked as it has been, fused.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 MAX_ROWS = 2**31 - 1
 """Rows are counted in 32 bits; elements, rows times channels, in 64."""
@@ -34,10 +40,17 @@ class Buffers:
 def buffers(
     like: Tensor, shape: tuple[int, int, int, int, int], front: int, keep: int, raw: bool
 ) -> Buffers:
-    """Uninitialised outputs for a result of `shape` `(B, T, H+1, W+1, C)`."""
+    """Uninitialised outputs for a result of `shape` `(B, T, H+1, W+1, C)` of the input `like`.
+
+    Raises:
+        ValueError: the input's memory is not contiguous, or rows are too many to be counted.
+    """
     B, T, H1, W1, C = shape
-    if B * (front + T) * H1 * W1 > MAX_ROWS:
-        raise ValueError(f"{B}x{front + T}x{H1}x{W1} positions are more than {MAX_ROWS}")
+    if not like.is_contiguous():
+        raise ValueError(f"an input of strides {like.stride()}: the kernels read contiguous memory")
+    for rows in (B * (front + T) * H1 * W1, math.prod(like.shape[:-1])):
+        if rows > MAX_ROWS:
+            raise ValueError(f"{rows} positions are more than {MAX_ROWS}")
     return Buffers(
         like.new_empty(B, front + T, H1, W1, C),
         like.new_empty(B, T, H1, W1, C) if raw else None,

@@ -47,6 +47,7 @@ def check_kernels(
         return torch.randn(shape, generator=generator).to(device, dtype)
 
     C, H, W, T = channels, size, size + 2, 5
+    args: tuple[Any, ...]
     gain = pack_channels(torch.rand(C, generator=generator) + 0.5).to(device)
     bias = pack_channels(torch.randn(C, generator=generator)).to(device)
     eps = 1e-6

@@ -106,14 +106,14 @@ def rule(problem: Problem, capability: tuple[int, int]) -> Tile:
     O, wide = problem.channels_out, capability[0] in (9, 10)
     if problem.op == "norm":
         n = power_of_two(O)
-        return Tile(max(8, 4096 // n), n, 16, 4, 1)
+        return Tile(max(8, 4096 // n), n, 16, 8 if problem.dtype == "fp32" else 4, 1)
     n_max = 64 if not wide or problem.dtype == "fp32" else 256 if problem.op == "conv" else 128
     n = power_of_two(O)
     if not problem.normed and n > n_max:
         n = next((n for n in (256, 128, 64, 32) if n <= n_max and O % n == 0), 16)
     k = dividing(problem.channels_in, 64 if wide else 32)
     if problem.dtype == "fp32":
-        return Tile(max(16, 2048 // n), n, min(k, 16), 4, 2)
+        return Tile(max(16, 2048 // n), n, min(k, 16), 8 if n == 256 else 4, 2)
     if not wide:
         m = 64 if n <= 64 and problem.op != "down" else 32
         return Tile(m, n, k, 8 if n == 256 else 4, 3)

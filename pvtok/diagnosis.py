@@ -91,7 +91,7 @@ def _torch() -> list[Check]:
     else:
         checks.append(Check("cuda", "note", "no device: models run on the CPU"))
     if importlib.util.find_spec("triton") is None:
-        checks.append(Check("triton", "note", "not installed; this version does not use it"))
+        checks.append(Check("triton", "note", "not installed: no --kernels triton"))
     else:
         checks.append(Check("triton", "ok", version("triton")))
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -99,7 +99,7 @@ def _torch() -> list[Check]:
         checks.append(Check("c++ compiler", "ok", compiler))
     else:
         checks.append(
-            Check("c++ compiler", "note", "none: --compile cannot work on the CPU", "Install g++.")
+            Check("c++ compiler", "note", "none: no --compile on the CPU", "Install g++.")
         )
     return checks
 
@@ -143,6 +143,36 @@ def _operations() -> list[Check]:
     return [Check("operations", "ok", f"folded upsampling agrees to {error:.1e} ({device})")]
 
 
+def _kernels() -> list[Check]:
+    """The Triton kernels against their references, where they can run."""
+    import torch
+
+    from pvtok.kernels.available import measured, obstacle
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if why := obstacle(device, torch.float32):
+        return [Check("kernels", "note", f"--kernels triton cannot run here: {why}")]
+    from pvtok.kernels.selftest import check_kernels
+
+    interpreted = device.type == "cpu"
+    dtypes = [torch.float32] if interpreted else [torch.float32, torch.float16, torch.bfloat16]
+    size = {"channels": 16, "size": 4} if interpreted else {}
+    found = [f for dtype in dtypes for f in check_kernels(device, dtype, **size)]
+    bad = [f for f in found if not f.ok]
+    if bad:
+        worst = ", ".join(f"{f.what} ({f.error:.1e})" for f in bad[:5])
+        return [
+            Check(
+                "kernels",
+                "fault",
+                f"{len(bad)} of {len(found)} checks differ from the reference: {worst}",
+                "Use --kernels torch, and report this with your GPU and Triton version.",
+            )
+        ]
+    choice = "taken by default" if measured(device) else "taken with --kernels triton"
+    return [Check("kernels", "ok", f"{len(found)} checks agree with the reference; {choice}")]
+
+
 def _model() -> list[Check]:
     """The bundled model: its bytes, and that streaming gives what one pass gives."""
     from pvtok.tokenizer import Tokenizer
@@ -165,5 +195,6 @@ _CHECKS: tuple[tuple[str, Callable[[], list[Check]]], ...] = (
     ("ffmpeg", _ffmpeg),
     ("torch", _torch),
     ("operations", _operations),
+    ("kernels", _kernels),
     ("model", _model),
 )

@@ -38,6 +38,7 @@ Run = Callable[..., Ran]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `pvtok` with arguments, in an empty folder of the test's own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # users do not set it
 
     def go(*arguments: str | Path | int) -> Ran:
         result = CliRunner().invoke(app, [str(a) for a in arguments])
