@@ -370,7 +370,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500.0, help="for all parts together")
     parser.add_argument("--out", type=Path, help="write results there instead")
     args = parser.parse_args()
-    against = obstacle(CUDA) if torch.cuda.is_available() else "no CUDA device"
+    found = torch.cuda.is_available()
+    against = obstacle(CUDA, torch.bfloat16) if found else "no CUDA device"
     if against:
         sys.exit(f"gpu_suite: {against}")
     OUT = args.out

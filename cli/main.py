@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pvtok.cli import decode, doctor, encode, evaluate, info, models, predict, train, verify
+from pvtok.cli import bench, decode, doctor, encode, evaluate, info, models, predict, train, verify
 
 app = typer.Typer(
     name="pvtok",
@@ -27,6 +27,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("info")(info.info)
 app.command("train")(train.train)
 app.command("verify")(verify.verify)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("models")(models.models)
 

@@ -1,0 +1,1 @@
+"""Measuring speed: contenders in one process, taking turns, each checked before it is timed."""
