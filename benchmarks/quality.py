@@ -1,9 +1,9 @@
 """Reconstruction and prediction quality of models over a folder of clips.
 
-    python benchmarks/quality.py CLIPS --model tiny --model RUN/model
+    python benchmarks/quality.py CLIPS --model tiny --model RUN/model [--dtype bf16]
 
 Protocol: short side scaled to 256, centre crop 256x256. Reconstruction of the first 32 frames,
-fp32, posterior mean through float16 as a store keeps it; prediction of 8 frames from the first 9,
+posterior mean through float16 as a store keeps it, computed in fp32 unless told otherwise; prediction of 8 frames from the first 9,
 by the decoder alone and with the detail that `pvtok predict` carries over, beside repeating the
 last frame. LTD is the distance of adjacent latent frames, see `pvtok.training.validation`. Means
 over clips. Rows go to `results/quality.jsonl`, or `results/NAME.jsonl` with `--rows NAME`.
@@ -32,16 +32,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("clips", type=Path)
     parser.add_argument("--model", action="append", required=True)
+    parser.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "bf16"))
     parser.add_argument("--rows", default="quality", help="name of the file in results/")
     args = parser.parse_args()
     files = sorted(args.clips.glob("*.mp4"))
     environment = rows.environment()
     results = []
     for model in args.model:
-        tok = Tokenizer.load(model, device="cpu", dtype="fp32")
+        tok = Tokenizer.load(model, device="cpu", dtype=args.dtype)
         folder = Path(model)  # of a run, its name says more than "model"
         name = folder.parent.name if folder.name == "model" else folder.name
-        row = {"model": name, "sha256": tok.sha256, **measure(tok, files)}
+        row = {"model": name, "dtype": args.dtype, "sha256": tok.sha256, **measure(tok, files)}
         print(row)
         results.append({**row, **environment})
     print(rows.write(args.rows, results))

@@ -177,11 +177,15 @@ def _say_plan(console: Console, plan: Plan) -> None:
 
     from pvtok.bench.contenders import is_random
     from pvtok.bench.run import PAPER, PAPER_COUNTS
+    from pvtok.kernels.products import widened
 
     if is_random(plan.model):
         console.say(f"{plan.model} has no weights: they are random, of seed {plan.seed}")
-    if plan.device.type == "cpu" and plan.dtype == torch.float16:
-        console.say("fp16 has no fast path on a CPU: this computes in it all the same, slowly")
+    if widened(torch.empty(0, dtype=plan.dtype, device=plan.device)):
+        console.say(
+            "fp16 has no fast path on this CPU: values are fp16 all the same, their products are "
+            "taken in fp32"
+        )
     if plan.counts.seconds is not None and plan.counts.timed == PAPER_COUNTS.timed:
         console.say(
             f"on a CPU: batch {plan.batch}, {plan.counts.warm_up} warm-up iterations and "
