@@ -3,10 +3,11 @@
     python benchmarks/quality.py CLIPS --model tiny --model RUN/model [--dtype bf16]
 
 Protocol: short side scaled to 256, centre crop 256x256. Reconstruction of the first 32 frames,
-posterior mean through float16 as a store keeps it, computed in fp32 unless told otherwise; prediction of 8 frames from the first 9,
-by the decoder alone and with the detail that `pvtok predict` carries over, beside repeating the
-last frame. LTD is the distance of adjacent latent frames, see `pvtok.training.validation`. Means
-over clips. Rows go to `results/quality.jsonl`, or `results/NAME.jsonl` with `--rows NAME`.
+posterior mean through float16 as a store keeps it; prediction of 8 frames from the first 9, by the
+decoder alone and with the detail that `pvtok predict` carries over, beside repeating the last
+frame. Computed in fp32 unless told otherwise. LTD is the distance of adjacent latent frames, see
+`pvtok.training.validation`. Means over clips. Rows go to `results/quality.jsonl`, or
+`results/NAME.jsonl` with `--rows NAME`.
 """
 
 from __future__ import annotations
