@@ -83,7 +83,15 @@ def register(
     library kernels for their gradients, which no kernel of ours would beat.
     """
     name, rest = schema.split("(", 1)
-    operator = torch.library.custom_op(f"pvtok::{name}", launch, mutates_args=(), schema=f"({rest}")
+
+    def on_its_device(first: Tensor, *others: Any) -> Any:
+        """Triton launches on the current GPU, whichever the tensors are on."""
+        with torch.cuda.device_of(first):
+            return launch(first, *others)
+
+    operator = torch.library.custom_op(
+        f"pvtok::{name}", on_its_device, mutates_args=(), schema=f"({rest}"
+    )
     operator.register_fake(fake)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
