@@ -123,6 +123,24 @@ def speed_table(rows: list[Row]) -> str:
     return table("what,model,dtype,size,frames/s,device,commit", cells)
 
 
+def cpu_table(rows: list[Row]) -> str:
+    """Rows of `benchmarks/cpu_path.py`."""
+    cells = (
+        [
+            row["name"] + (" (default)" if row["chosen"] else ""),
+            f"{row['frames']}x{row['height']}x{row['width']}",
+            number(row["frames_per_s"]),
+            f"{number(row['times_plain'])} "
+            f"({number(row['times_plain_lowest'])} to {number(row['times_plain_highest'])})",
+            str(row["rounds"]),
+            row["device"],
+            row["commit"],
+        ]
+        for row in rows
+    )
+    return table("what,size,frames/s,times plain,rounds,device,commit", cells)
+
+
 def compiled_table(rows: list[Row]) -> str:
     """Rows of `benchmarks/aot.py`: launches that compile to the same figures share a line."""
     numbers = "registers,spills,shared_bytes,wgmma,mma,bulk_loads"
@@ -141,6 +159,7 @@ def compiled_table(rows: list[Row]) -> str:
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "bench": bench_tables,
     "speed": speed_table,
+    "cpu_path": cpu_table,
     "aot_36": compiled_table,
     "aot_39": compiled_table,
 }
