@@ -86,8 +86,8 @@ def assert_same_run(alone: Path, together: Path) -> None:
         assert a[part].keys() == b[part].keys()
         for name, value in a[part].items():
             # Sums in another order. Adam makes much of the smallest gradients, so the bound is
-            # absolute: a hundredth of one step.
-            torch.testing.assert_close(b[part][name], value, rtol=0, atol=1e-5, msg=name)
+            # absolute: a fiftieth of one step.
+            torch.testing.assert_close(b[part][name], value, rtol=0, atol=2e-5, msg=name)
     for one, two in zip(rows(alone), rows(together), strict=True):
         assert one.keys() == two.keys()
         for name, value in one.items():
